@@ -1,0 +1,237 @@
+"""The record of a job: what scheduling needs (Job), and what only the attempt and the reader need (Spec, Outcome).
+
+A Job is immutable: a change is a pair (before, after), so a change can be undone by swapping the pair.
+Times are integers, microseconds since 1970 in UTC; durations are microseconds too. The memory holds one
+Job for each unfinished job and no Spec: prompts and payloads stay in the registry.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Any
+
+import msgspec
+
+from opusd.core.lifecycle import FINAL, Status
+from opusd.core.retry import Policy
+
+SECOND = 1_000_000
+
+
+class Tier(IntEnum):
+    LOW = 0
+    NORMAL = 1
+    URGENT = 2
+    CRITICAL = 3
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+class Source(StrEnum):
+    USER = "user"
+    AUTOMATED = "automated"
+    AGENT = "agent"
+
+
+class On(StrEnum):
+    """Which end of the upstream satisfies an edge."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    ANY = "any"
+
+
+class IfUnmet(StrEnum):
+    BLOCK = "block"
+    CANCEL = "cancel"
+    RUN = "run"
+
+
+class EdgeState(StrEnum):
+    PENDING = "pending"
+    SATISFIED = "satisfied"
+    UNMET = "unmet"
+
+
+class Edge(msgspec.Struct, frozen=True, gc=False):
+    upstream: int
+    on: On = On.SUCCESS
+    if_unmet: IfUnmet = IfUnmet.BLOCK
+    state: EdgeState = EdgeState.PENDING
+
+
+class Terms(msgspec.Struct, frozen=True, gc=False):
+    """What many jobs have in common; equal Terms are one object in memory (`intern`)."""
+
+    tier: Tier = Tier.NORMAL
+    boost: int = 0
+    agent: str = "exec"
+    type: str = "task"
+    source: Source = Source.USER
+    group: str | None = None
+    interactive: bool = False
+    needs: tuple[tuple[str, int], ...] = ()  # sorted by name
+    timeout: int | None = None
+    expires_in: int | None = None
+    retry: Policy = Policy()
+    route: str | None = None  # the name of the route that chose the agent
+    submitted_by: str = "user:0"
+
+
+class Ending(StrEnum):
+    """Why an attempt is being ended by the daemon."""
+
+    CANCEL = "cancel"
+    HOLD = "hold"
+    TIMEOUT = "timeout"
+
+
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """The attempt under way."""
+
+    attempt: int
+    attempt_id: str  # OPUS_ATTEMPT_ID, random
+    token_hash: bytes  # SHA-256 of OPUS_TOKEN
+    slot: int  # OPUS_SLOT
+    over: bool  # sits in an interactive slot, above the pool
+    started_at: int
+    timeout_at: int | None = None
+    ending: Ending | None = None
+    kill_at: int | None = None  # when SIGTERM becomes SIGKILL
+    ending_by: str | None = None  # the actor that asked for the end
+    ending_reason: str | None = None
+    worker: str | None = None
+    lease_until: int | None = None
+
+
+class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    id: int
+    version: int = 1
+    status: Status
+    terms: Terms
+    created_at: int
+    queued_at: int | None = None
+    run_at: int | None = None
+    due_at: int | None = None  # the end of a backoff
+    started_at: int | None = None
+    completed_at: int | None = None
+    key: str | None = None
+    ancestors: tuple[int, ...] = ()  # root first, parent last
+    edges: tuple[Edge, ...] = ()
+    attempts: int = 0
+    retries: int = 0
+    losses: int = 0
+    run: Run | None = None
+
+    @property
+    def final(self) -> bool:
+        return self.status in FINAL
+
+    @property
+    def parent(self) -> int | None:
+        return self.ancestors[-1] if self.ancestors else None
+
+    @property
+    def root(self) -> int:
+        return self.ancestors[0] if self.ancestors else self.id
+
+    @property
+    def expires_at(self) -> int | None:
+        """When a ready job that never had an attempt gives up; None outside that."""
+        if self.status is not Status.QUEUED or self.attempts or self.terms.expires_in is None or self.queued_at is None:
+            return None
+        return self.queued_at + self.terms.expires_in
+
+    @property
+    def due(self) -> int | None:
+        """When time alone next changes this job."""
+        match self.status:
+            case Status.QUEUED:
+                return self.expires_at
+            case Status.SCHEDULED:
+                return self.run_at
+            case Status.RETRYING:
+                return self.due_at
+            case Status.RUNNING | Status.CANCELLING if self.run is not None:
+                return self.run.kill_at if self.run.ending is not None else self.run.timeout_at
+            case _:
+                return None
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The part of a JobSpec that scheduling never looks at. `payload`, `metadata` and `env` are JSON objects as sent."""
+
+    title: str
+    prompt: str | None = None
+    command: list[str] | None = None
+    payload: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    labels: list[str] = []
+    cwd: str = "/"
+    env: dict[str, Any] = {}
+    worktree: bool = False
+    verify: list[str] | None = None
+    digest: bytes = b""  # SHA-256 of the JobSpec as sent, to tell a repeated key from a conflicting one
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the attempts have brought so far; the wire's `result`, `error`, `usage`, `session_id` and `workdir`."""
+
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+    session_id: str | None = None
+    workdir: str | None = None
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the attempts table: `run` while it is under way, the rest when it has ended."""
+
+    job: int
+    agent: str
+    run: Run
+    ended_at: int | None = None
+    failure: str | None = None  # a failure class; None: it succeeded, or has not ended
+    message: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    session_id: str | None = None
+    usage: dict[str, Any] | None = None
+    log_bytes: int = 0
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the audit trail. `cursor` is the row's id, ascending in the order of decision."""
+
+    cursor: int
+    time: int
+    kind: str
+    job: int | None = None
+    attempt: int | None = None
+    before: str | None = None  # the wire's `from`
+    after: str | None = None  # the wire's `to`
+    actor: str = "scheduler"
+    detail: dict[str, Any] | None = None
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One decided step of one job: `before` None creates it; equal jobs with a new `spec` or `outcome` edit only those."""
+
+    before: Job | None
+    after: Job
+    spec: Spec | None = None
+    outcome: Outcome | None = None
+    attempt: Attempt | None = None
+    event: Event | None = None
+
+
+_terms: dict[Terms, Terms] = {}
+
+
+def intern(terms: Terms) -> Terms:
+    """The one object that stands for all equal Terms, so that a million alike jobs share it."""
+    if len(_terms) > 100_000:  # only a cache: forgetting costs memory, never truth
+        _terms.clear()
+    return _terms.setdefault(terms, terms)

@@ -1,0 +1,86 @@
+"""The one order of all queued jobs (contract, section 4).
+
+Score is `base[tier] + boost + rate * waited`, highest first. The rate is the same for all, so the
+difference of two scores never changes, and the order is that of a static number: the instant at which
+a job with no head start would have to be queued to stand in the same place. Nothing is ever re-scored.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from opusd.core.job import Job, Tier
+
+_HOUR: Final = 3_600_000_000
+_CRITICAL: Final = 1 << 61
+"""Taken off a critical job's instant: it is then before every other for any clock until the year 73,000."""
+_BIAS: Final = 1 << 62
+_ID_BITS: Final = 40
+_POINT_BITS: Final = 24
+_ID_MASK: Final = (1 << _ID_BITS) - 1
+
+
+class Points(msgspec.Struct, frozen=True):
+    """Head starts in points and the rate in points an hour; all whole numbers."""
+
+    low: int = 0
+    normal: int = 100
+    urgent: int = 200
+    rate: int = 25
+
+    def of(self, tier: Tier, boost: int) -> int:
+        match tier:
+            case Tier.LOW:
+                return self.low + boost
+            case Tier.NORMAL:
+                return self.normal + boost
+            case _:
+                return self.urgent + boost
+
+    def bound_hours(self) -> float:
+        """Nothing that is not critical goes before a job that became ready this many hours earlier."""
+        head_starts = (self.low, self.normal, self.urgent)
+        return (max(head_starts) - min(head_starts) + 98) / self.rate
+
+
+class Heir(msgspec.Struct, frozen=True, gc=False):
+    """What a job inherits from a blocked job that waits for it. `since` matters for critical alone."""
+
+    tier: Tier
+    job: int
+    since: int
+
+
+def rank_key(job: Job, points: Points, heir: Heir | None = None) -> int:
+    """The place of a queued job as one integer, smallest first; equal scores: older queued_at, then id.
+
+    Layout, high bits first: instant (63), points (24), id (40). With an equal instant fewer points mean
+    an older queued_at.
+    """
+    assert job.queued_at is not None
+    tier = job.terms.tier if heir is None or heir.tier < job.terms.tier else heir.tier
+    if tier is Tier.CRITICAL:
+        since = heir.since if heir is not None and job.terms.tier is not Tier.CRITICAL else critical_since(job)
+        return ((since - _CRITICAL + _BIAS) << _POINT_BITS << _ID_BITS) | job.id
+    head_start = points.of(tier, job.terms.boost)
+    instant = job.queued_at - head_start * _HOUR // points.rate
+    return ((((instant + _BIAS) << _POINT_BITS) | (head_start + (1 << (_POINT_BITS - 1)))) << _ID_BITS) | job.id
+
+
+def critical_since(job: Job) -> int:
+    """First come first served among the critical: since when this one is ready, or else waits."""
+    return job.queued_at if job.queued_at is not None else job.created_at
+
+
+def job_of(key: int) -> int:
+    return key & _ID_MASK
+
+
+def score(job: Job, points: Points, now: int, heir: Heir | None = None) -> float | None:
+    """The contract's score of a queued job; None for critical, which has no points."""
+    tier = job.terms.tier if heir is None or heir.tier < job.terms.tier else heir.tier
+    if tier is Tier.CRITICAL or job.queued_at is None:
+        return None
+    return points.of(tier, job.terms.boost) + points.rate * (now - job.queued_at) / _HOUR

@@ -1,0 +1,1 @@
+"""The registry: what is on disk is the truth."""

@@ -1,0 +1,135 @@
+"""What every store promises. The one conformance suite in `opusd.testing.stores` runs against each.
+
+A store keeps records and knows nothing of scheduling: it never decides, and never looks at a clock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from opusd.core.errors import OpusError
+from opusd.core.job import Attempt, Change, Event, Job, Outcome, Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+
+class StoreError(OpusError):
+    """The registry can't be opened, and why; the daemon exits 78 rather than start on an empty one."""
+
+
+class CommitFailed(Exception):  # noqa: N818 - the field's word
+    """The batch is certainly not in the registry and nothing of it will reappear: try again later."""
+
+
+class CommitRefused(Exception):  # noqa: N818
+    """A constraint or an expectation did not hold: the batch is wrong, not the disk. Nothing was changed."""
+
+
+class OutcomeUnknown(Exception):  # noqa: N818
+    """The batch may or may not be in the registry: the daemon must end without answering (exit 74)."""
+
+
+class Batch(msgspec.Struct):
+    """One transaction. `changes` are applied in order; a job may occur more than once."""
+
+    changes: list[Change] = []
+    events: list[Event] = []  # in cursor order; those of `changes` are NOT repeated here
+    settings: dict[str, Any] = {}  # name -> JSON value; None deletes
+    pruned: list[tuple[int, bool]] = []  # (job, free_key): prompt, payload, result go; id, status, times stay
+
+
+class Record(msgspec.Struct, frozen=True):
+    job: Job
+    spec: Spec
+    outcome: Outcome
+    pruned: bool = False
+
+
+class Snapshot(msgspec.Struct):
+    """What a start needs: every unfinished job, the last ids given out, and the settings."""
+
+    jobs: Iterable[Job]
+    last_job: int
+    last_event: int
+    settings: dict[str, Any]
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """Filters of job.list; every given one must hold. Tuples mean any of. Times are microseconds."""
+
+    ids: tuple[int, ...] | None = None
+    status: tuple[str, ...] | None = None
+    tier: tuple[int, ...] | None = None
+    type: tuple[str, ...] | None = None
+    agent: tuple[str, ...] | None = None
+    source: tuple[str, ...] | None = None
+    label: str | None = None
+    group: str | None = None
+    parent: int | None = None
+    since: int | None = None
+    until: int | None = None
+    time: str = "created"  # created, started, completed
+    text: str | None = None  # substring of title or prompt, without regard to case
+    dead: bool = False  # failed, not escalated
+    order: str = "-id"  # -id, id, completed_at, -completed_at (those without come last)
+    after: tuple[int, ...] | None = None  # the last row's sort values of the page before
+    limit: int = 100
+
+
+class Store(Protocol):
+    async def open(self) -> None:
+        """Open or create; migrate after a backup. StoreError says what is wrong with a registry that can't be used."""
+
+    async def close(self) -> None: ...
+
+    async def load_active(self) -> Snapshot:
+        """All jobs that are not final, each with its edges and its run, in id order."""
+
+    async def commit(self, batch: Batch) -> None:
+        """All of the batch, durably, or nothing: CommitFailed, CommitRefused, OutcomeUnknown.
+
+        Each changed job must have the version of its `before`; a new key must be free.
+        """
+
+    async def records(self, ids: Sequence[int]) -> list[Record]:
+        """Those that exist, in the order asked."""
+
+    async def by_key(self, keys: Sequence[str]) -> dict[str, tuple[int, bytes]]:
+        """Key -> (id, digest) for the keys in use."""
+
+    async def query(self, query: Query) -> list[Record]: ...
+
+    async def attempts(self, job: int) -> list[Attempt]: ...
+
+    async def dependents(self, job: int) -> list[int]:
+        """The ids of the jobs that have an edge to this one, finished ones too."""
+
+    async def tree_size(self, root: int) -> int:
+        """How many jobs descend from this one."""
+
+    async def events(
+        self, since: int, limit: int, *, kinds: Sequence[str] = (), jobs: Sequence[int] = (), group: str | None = None
+    ) -> list[Event]:
+        """Events with a cursor above `since`, ascending."""
+
+    async def oldest_event(self) -> int:
+        """The lowest cursor that is kept; 0 when nothing was pruned."""
+
+    async def durations(self, agent: str, type_: str | None) -> list[int]:
+        """Run times in microseconds of up to 50 recent completed jobs of this agent (and type), newest first."""
+
+    async def prunable(self, before: int, statuses: Sequence[str], limit: int) -> list[int]:
+        """Finished jobs with completed_at before this, not pruned yet, that no unfinished job waits for; oldest first."""
+
+    async def forget(self, before: int, limit: int) -> int:
+        """Remove what is left of pruned jobs, and events, older than this; how many rows went."""
+
+    async def backup(self, path: Path) -> None:
+        """A consistent copy at `path` (which must not exist), while commits go on."""
+
+    async def facts(self) -> dict[str, Any]:
+        """For system.info: store, db_bytes, wal_bytes, sqlite_version, ..."""
