@@ -1,0 +1,1 @@
+"""opus_client: the Python library of opusd."""
