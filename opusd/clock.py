@@ -1,0 +1,49 @@
+"""The one place that reads a clock or sleeps. Everyone else is handed a Clock, so that tests can turn its hands.
+
+Wall time (`now`) is for what people and the registry see and may jump; monotonic time is for intervals
+inside one life of the daemon. Nothing here knows what it is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Time, and waiting for it."""
+
+    def now(self) -> int:
+        """Microseconds since 1970 in UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back, from an arbitrary start."""
+
+    async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
+        """Until the event is set or so many seconds have passed (None: no bound); whether the event is set.
+
+        At once when it is set already or nothing is left to wait. The event is not cleared.
+        """
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now(self) -> int:
+        return time.time_ns() // 1000
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
+        if event.is_set():
+            return True
+        if seconds is not None and seconds <= 0:
+            return False
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            return event.is_set()
+        return True
