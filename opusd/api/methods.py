@@ -1,0 +1,392 @@
+"""The one table of methods. Decoding, `rpc.discover`, the protocol page and the clients derive from it.
+
+A method is declared here once; who answers it, and for whom, is not known here. A method that the
+daemon's commands do not offer is answered with -32601, so the table may be ahead of the daemon.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Generic, Literal, TypeVar
+
+import msgspec
+
+from opusd.api import params as p
+from opusd.api import results as r
+from opusd.api.types import Job
+from opusd.core.errors import (
+    Conflict,
+    DependencyError,
+    Forbidden,
+    InvalidParams,
+    LeaseLost,
+    NotFound,
+    OpusError,
+    QueueFull,
+    QuotaExceeded,
+    RequestCancelled,
+    ShuttingDown,
+    StorageUnavailable,
+)
+
+PROTOCOL: Final = 1
+"""The version of the protocol; `system.hello` refuses a client that does not speak it."""
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+class Method(msgspec.Struct, Generic[P, R], frozen=True):
+    """`name` with one struct of parameters and one result.
+
+    kind: "read" changes nothing; "write" changes the registry or the daemon and is never cut short;
+    "stream" lives as long as its connection. A `waits` call may be cancelled while it waits.
+    `group_result` is what comes when a group was named instead of one job.
+    """
+
+    name: str
+    params: type[P]
+    result: type[R]
+    doc: str
+    kind: Literal["read", "write", "stream"] = "read"
+    errors: tuple[type[OpusError], ...] = ()
+    waits: bool = False
+    since: str = "0.1"
+    group_result: type[Any] | None = None
+
+    @property
+    def verb(self) -> str:
+        """The name of the coroutine that answers it: `job_submit`."""
+        return self.name.replace(".", "_")
+
+
+_WRITE: Final = (InvalidParams, Forbidden, ShuttingDown, StorageUnavailable)
+_CHANGE: Final = (*_WRITE, NotFound, Conflict)
+_ADMIT: Final = (*_CHANGE, QueueFull, QuotaExceeded, DependencyError)
+_LEASE: Final = (*_CHANGE, LeaseLost)
+
+JOB_SUBMIT = Method(
+    "job.submit",
+    p.JobSubmit,
+    r.Submitted,
+    "Enter a job. With a `key` in use and the same content, the key's job comes back and `created` is false.",
+    "write",
+    _ADMIT,
+)
+JOB_SUBMIT_BATCH = Method(
+    "job.submit_batch",
+    p.JobSubmitBatch,
+    r.SubmittedBatch,
+    "Enter up to 1,000 jobs, all or none. `depends_on` may name keys of the batch in any order; "
+    "an error carries `data.index`.",
+    "write",
+    _ADMIT,
+)
+JOB_GET = Method("job.get", p.JobGet, Job, "One job, with everything.", errors=(InvalidParams, NotFound))
+JOB_LIST = Method(
+    "job.list",
+    p.JobList,
+    r.JobPage,
+    "Jobs that match every filter. Without `full` prompt, command, env, payload, metadata and result are left out.",
+    errors=(InvalidParams, NotFound),
+)
+JOB_UPDATE = Method(
+    "job.update",
+    p.JobUpdate,
+    Job,
+    "Change a job. title, labels, metadata always; timeout while it runs too; priority, boost, needs, prompt, "
+    "command, agent, expires_in, max_retries while it neither runs nor is final; run_at and depends_on before that. "
+    "A stale `version` is Conflict.",
+    "write",
+    _ADMIT,
+)
+JOB_HOLD = Method(
+    "job.hold",
+    p.JobHold,
+    Job,
+    "Put a job aside; with `stop` its running attempt is ended, at no cost. For a group: `{jobs}`.",
+    "write",
+    _CHANGE,
+    group_result=r.Jobs,
+)
+JOB_RELEASE = Method(
+    "job.release",
+    p.JobRelease,
+    Job,
+    "Let a held job go on. For a group: `{jobs}`.",
+    "write",
+    _CHANGE,
+    group_result=r.Jobs,
+)
+JOB_CANCEL = Method(
+    "job.cancel",
+    p.JobCancel,
+    Job,
+    "Cancel a job; answered at once, with `cancelling` when an attempt runs: SIGTERM to every process of it, "
+    "SIGKILL after `grace` (10 s; a second call may shorten it). `cascade` takes dependents and spawned jobs too. "
+    "For a group: `{jobs}`.",
+    "write",
+    _CHANGE,
+    group_result=r.Jobs,
+)
+JOB_RETRY = Method(
+    "job.retry",
+    p.JobRetry,
+    r.Jobs,
+    "Try failed, cancelled, expired and backing-off jobs again. `fresh` starts anew instead of resuming the session.",
+    "write",
+    _ADMIT,
+)
+JOB_WAIT = Method(
+    "job.wait",
+    p.JobWait,
+    r.Waited,
+    "Wait until all (or `any`) of the jobs have ended, or started.",
+    errors=(InvalidParams, NotFound, Conflict, RequestCancelled),
+    waits=True,
+)
+JOB_LOGS = Method(
+    "job.logs",
+    p.JobLogs,
+    r.LogChunk,
+    "Output of an attempt (the last by default). `wait` is a long poll; `data` never ends inside a character.",
+    errors=(InvalidParams, NotFound, RequestCancelled),
+    waits=True,
+)
+JOB_HISTORY = Method(
+    "job.history",
+    p.JobHistory,
+    r.History,
+    "What happened to a job: its audit trail, its attempts and its chain of escalation.",
+    errors=(InvalidParams, NotFound),
+)
+JOB_WHY = Method(
+    "job.why",
+    p.JobWhy,
+    r.Why,
+    "Why a job is where it is: `reason` as data.",
+    errors=(InvalidParams, NotFound),
+)
+JOB_ANSWER = Method(
+    "job.answer",
+    p.JobAnswer,
+    Job,
+    "Answer a job's question; it keeps its place and is critical until its next attempt starts.",
+    "write",
+    _CHANGE,
+    since="0.2",
+)
+JOB_PRUNE = Method(
+    "job.prune",
+    p.JobPrune,
+    r.Pruned,
+    "Remove prompt, payload, result and output of final jobs, and free their keys. "
+    "Never what an unfinished job waits for.",
+    "write",
+    _CHANGE,
+)
+QUEUE_STATUS = Method("queue.status", p.QueueStatus, r.Status, "Counts, what runs, the pool.")
+QUEUE_PEEK = Method(
+    "queue.peek",
+    p.QueuePeek,
+    r.Jobs,
+    "The queued jobs in the order of dispatch.",
+    errors=(InvalidParams, NotFound),
+)
+QUEUE_CAPACITY = Method(
+    "queue.capacity",
+    p.QueueCapacity,
+    r.Capacity,
+    "Whether a job for this agent would start, queue or be refused, and when it might start.",
+    errors=(InvalidParams, NotFound),
+)
+QUEUE_PAUSE = Method(
+    "queue.pause",
+    p.QueuePause,
+    r.Status,
+    "Start no more jobs (of an agent or group). Survives restarts; submit still answers.",
+    "write",
+    (*_WRITE, NotFound),
+)
+QUEUE_RESUME = Method(
+    "queue.resume",
+    p.QueueResume,
+    r.Status,
+    "End a pause; with an agent its cool-down too.",
+    "write",
+    (*_WRITE, NotFound),
+)
+QUEUE_DRAIN = Method(
+    "queue.drain",
+    p.QueueDrain,
+    r.Status,
+    "Pause, and return when nothing runs (or the time is over: then `running` is not empty). Stays paused.",
+    "write",
+    (*_WRITE, RequestCancelled),
+    waits=True,
+)
+POOL_RESIZE = Method(
+    "pool.resize",
+    p.PoolResize,
+    r.Pool,
+    "Set how many attempts run at once, in all or of one agent. Lowering ends nothing.",
+    "write",
+    (*_WRITE, NotFound),
+)
+AGENT_LIST = Method("agent.list", p.AgentList, r.Agents, "The configured agents and how they are doing.")
+WORKER_CLAIM = Method(
+    "worker.claim",
+    p.WorkerClaim,
+    r.Claims,
+    "Take up to `count` jobs under a lease; empty when there was none within `wait`.",
+    "write",
+    (*_WRITE, RequestCancelled),
+    waits=True,
+    since="0.2",
+)
+WORKER_HEARTBEAT = Method(
+    "worker.heartbeat",
+    p.WorkerHeartbeat,
+    r.Heartbeat,
+    "Renew a lease and report progress; a pushed agent may call it with `$OPUS_TOKEN`.",
+    "write",
+    _LEASE,
+)
+WORKER_COMPLETE = Method(
+    "worker.complete",
+    p.WorkerComplete,
+    r.Finished,
+    "The job is done; `claim` takes the next in the same commit.",
+    "write",
+    _LEASE,
+    since="0.2",
+)
+WORKER_FAIL = Method(
+    "worker.fail",
+    p.WorkerFail,
+    r.Finished,
+    "The attempt failed; `claim` takes the next in the same commit.",
+    "write",
+    _LEASE,
+    since="0.2",
+)
+WORKER_RELEASE = Method(
+    "worker.release",
+    p.WorkerRelease,
+    Job,
+    "Put a claimed job back, at no cost.",
+    "write",
+    _LEASE,
+    since="0.2",
+)
+WORKER_ASK = Method(
+    "worker.ask",
+    p.WorkerAsk,
+    Job,
+    "Ask a person; the job becomes needs_input. A pushed agent may, too.",
+    "write",
+    _LEASE,
+    since="0.2",
+)
+WORKER_LIST = Method("worker.list", p.WorkerList, r.Workers, "Who claims, and what they hold.", since="0.2")
+EVENTS_SUBSCRIBE = Method(
+    "events.subscribe",
+    p.EventsSubscribe,
+    r.Subscription,
+    "Events as notifications `event {subscription, event}`, all after `since` (a cursor; 0: all that is kept; absent: "
+    "from now). A client that does not keep up gets one `event.lagged {subscription, cursor}` and is unsubscribed.",
+    "stream",
+    (InvalidParams, NotFound),
+)
+EVENTS_UNSUBSCRIBE = Method(
+    "events.unsubscribe",
+    p.EventsUnsubscribe,
+    r.Done,
+    "End a subscription of this connection.",
+    errors=(InvalidParams, NotFound),
+)
+STATS_SUMMARY = Method(
+    "stats.summary",
+    p.StatsSummary,
+    r.Stats,
+    "How much was done, how well, how long it ran and waited, and what it cost.",
+    errors=(InvalidParams,),
+    since="0.3",
+)
+SCHEDULE_ADD = Method(
+    "schedule.add",
+    p.ScheduleAdd,
+    r.Schedule,
+    "Submit a job by the calendar.",
+    "write",
+    (*_WRITE, Conflict),
+    since="0.3",
+)
+SCHEDULE_LIST = Method("schedule.list", p.ScheduleList, r.Schedules, "The schedules.", since="0.3")
+SCHEDULE_REMOVE = Method(
+    "schedule.remove",
+    p.ScheduleRemove,
+    r.Done,
+    "Forget a schedule; its jobs stay.",
+    "write",
+    (*_WRITE, NotFound),
+    since="0.3",
+)
+SCHEDULE_PAUSE = Method(
+    "schedule.pause",
+    p.SchedulePause,
+    r.Schedule,
+    "Let a schedule rest.",
+    "write",
+    (*_WRITE, NotFound),
+    since="0.3",
+)
+SCHEDULE_RESUME = Method(
+    "schedule.resume",
+    p.ScheduleResume,
+    r.Schedule,
+    "Let a schedule go on.",
+    "write",
+    (*_WRITE, NotFound),
+    since="0.3",
+)
+SCHEDULE_RUN = Method(
+    "schedule.run",
+    p.ScheduleRun,
+    r.Submitted,
+    "Submit a schedule's job now.",
+    "write",
+    (*_ADMIT,),
+    since="0.3",
+)
+SYSTEM_HELLO = Method(
+    "system.hello",
+    p.SystemHello,
+    r.Hello,
+    "Agree on a version of the protocol (Conflict when there is none), and say by `token` whose agent is calling.",
+    errors=(InvalidParams, Conflict),
+)
+SYSTEM_INFO = Method("system.info", p.SystemInfo, r.Info, "How the daemon is.")
+SYSTEM_PING = Method("system.ping", p.SystemPing, r.Done, "Answered at once.")
+SYSTEM_RELOAD = Method("system.reload", p.SystemReload, r.Done, "Read the configuration again.", "write", _WRITE)
+SYSTEM_BACKUP = Method(
+    "system.backup",
+    p.SystemBackup,
+    r.BackupMade,
+    "Write a consistent copy of the registry to a path that does not exist, while jobs run.",
+    "write",
+    (*_WRITE, Conflict),
+)
+SYSTEM_SHUTDOWN = Method(
+    "system.shutdown",
+    p.SystemShutdown,
+    r.Done,
+    "End the daemon. Agents are left running for the next start, or drained, or stopped.",
+    "write",
+    _WRITE,
+)
+RPC_DISCOVER = Method("rpc.discover", p.RpcDiscover, dict[str, Any], "This protocol as an OpenRPC document.")
+
+METHODS: Final[dict[str, Method[Any, Any]]] = {
+    method.name: method for method in list(globals().values()) if isinstance(method, Method)
+}
+"""Every method by name, in the order of the contract."""

@@ -1,0 +1,244 @@
+"""What the methods give back, where it is more than a record of `opusd.api.types`. Results may grow fields."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from opusd.api.types import Attempt, Event, Job, Time
+
+
+class Done(msgspec.Struct):
+    """Nothing but that it was done: `{}`."""
+
+
+class Submitted(msgspec.Struct, kw_only=True):
+    """`created` is false when the key was in use: then `job` is the key's."""
+
+    job: Job
+    created: bool
+
+
+class SubmittedBatch(msgspec.Struct, kw_only=True):
+    jobs: list[Submitted]
+
+
+class Jobs(msgspec.Struct, kw_only=True):
+    jobs: list[Job]
+
+
+class JobPage(msgspec.Struct, kw_only=True):
+    jobs: list[Job]
+    next_cursor: str | None = None
+
+
+class Waited(msgspec.Struct, kw_only=True):
+    """`done` is false when the time ran out first."""
+
+    jobs: list[Job]
+    done: bool
+
+
+class LogChunk(msgspec.Struct, kw_only=True):
+    """Offsets count bytes as written; `dropped` are those between `offset` asked and given that are gone."""
+
+    data: str
+    offset: int
+    next_offset: int
+    dropped: int = 0
+    eof: bool = False
+
+
+class History(msgspec.Struct, kw_only=True):
+    events: list[Event]
+    attempts: list[Attempt]
+    chain: list[int]
+
+
+class Constraint(msgspec.Struct, kw_only=True):
+    kind: str
+    detail: str
+    until: Time | None = None
+
+
+class Why(msgspec.Struct, kw_only=True):
+    runnable: bool
+    constraints: list[Constraint]
+
+
+class Pruned(msgspec.Struct, kw_only=True):
+    jobs: list[int]
+    dry_run: bool = False
+
+
+class Counts(msgspec.Struct, kw_only=True):
+    """`tier` and `agent` count jobs that are not final."""
+
+    status: dict[str, int]
+    tier: dict[str, int]
+    agent: dict[str, int]
+
+
+class Pool(msgspec.Struct, kw_only=True):
+    max_concurrent: int
+    busy: int
+    interactive_slots: int
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """The queue at a glance; `paused` is the pause of everything."""
+
+    counts: Counts
+    running: list[Job]
+    pool: Pool
+    paused: bool
+    paused_agents: list[str] = []
+    paused_groups: list[str] = []
+    uptime: float
+
+
+class Capacity(msgspec.Struct, kw_only=True):
+    """open: a slot is free; busy: jobs queue; full: submit would be QueueFull."""
+
+    state: Literal["open", "busy", "full"]
+    running: int
+    slots: int
+    queued: int
+    max_queued: int | None = None
+    retry_after: float | None = None
+    estimated_start: Time | None = None
+
+
+class AgentInfo(msgspec.Struct, kw_only=True):
+    name: str
+    slots: int
+    busy: int
+    queued: int
+    paused: bool
+    cooling_until: Time | None = None
+    attempts: int = 0
+    success_rate: float | None = None
+
+
+class Agents(msgspec.Struct, kw_only=True):
+    agents: list[AgentInfo]
+
+
+class Claim(msgspec.Struct, kw_only=True):
+    job: Job
+    attempt: int
+    token: str
+    expires_at: Time
+
+
+class Claims(msgspec.Struct, kw_only=True):
+    claims: list[Claim]
+
+
+class Heartbeat(msgspec.Struct, kw_only=True):
+    expires_at: Time | None
+    cancel: bool
+
+
+class Finished(msgspec.Struct, kw_only=True):
+    job: Job
+    claims: list[Claim] = []
+
+
+class WorkerInfo(msgspec.Struct, kw_only=True):
+    worker: str
+    agents: list[str]
+    jobs: list[int]
+    last_seen: Time
+    completed: int
+    failed: int
+
+
+class Workers(msgspec.Struct, kw_only=True):
+    workers: list[WorkerInfo]
+
+
+class Subscription(msgspec.Struct, kw_only=True):
+    """Events after `cursor` follow as notifications `event {subscription, event}`."""
+
+    subscription: int
+    cursor: int
+
+
+class Spread(msgspec.Struct, kw_only=True):
+    mean: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+
+
+class StatsGroup(msgspec.Struct, kw_only=True):
+    """The key of `group_by` is one of the optional names."""
+
+    agent: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    tier: str | UnsetType = UNSET
+    source: str | UnsetType = UNSET
+    group: str | UnsetType | None = UNSET
+    hour: Time | UnsetType = UNSET
+    day: Time | UnsetType = UNSET
+    submitted: int
+    completed: int
+    failed: int
+    success_rate: float | None
+    run_seconds: Spread
+    wait_seconds: Spread
+    tokens: int
+    cost_usd: float
+    utilization: float | None
+
+
+class Stats(msgspec.Struct, kw_only=True):
+    groups: list[StatsGroup]
+
+
+class Schedule(msgspec.Struct, kw_only=True):
+    name: str
+    cron: str
+    timezone: str | None
+    misfire: str
+    overlap: str
+    paused: bool
+    next_at: Time | None
+    last_at: Time | None
+    last_job: int | None
+    job: dict[str, Any]
+
+
+class Schedules(msgspec.Struct, kw_only=True):
+    schedules: list[Schedule]
+
+
+class Hello(msgspec.Struct, kw_only=True):
+    """`capabilities` are the names of the methods that this daemon answers."""
+
+    protocol: int
+    version: str
+    capabilities: list[str]
+
+
+class Info(msgspec.Struct, kw_only=True):
+    version: str
+    pid: int
+    uptime: float
+    ready: bool
+    degraded: list[str]
+    store: str
+    db_bytes: int
+    wal_bytes: int
+    free_disk: int
+    loop_lag_ms: float
+    commit_ms: float
+    connections: int
+    oldest_queued_seconds: float | None
+
+
+class BackupMade(msgspec.Struct, kw_only=True):
+    path: str
+    bytes: int
