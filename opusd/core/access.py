@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
+
+from opusd.core.errors import Forbidden, QuotaExceeded
+
+if TYPE_CHECKING:
+    from opusd.core.job import Job, Spec, Terms
+    from opusd.core.limits import Limits
+    from opusd.core.state import State
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -22,3 +31,71 @@ class Caller(msgspec.Struct, frozen=True):
     def actor(self) -> str:
         """The word the audit trail uses for this caller: `user:1000` or `job:41`."""
         return f"job:{self.job}" if self.agent and self.job is not None else "agent" if self.agent else f"user:{self.uid}"
+
+
+def require_person(caller: Caller, what: str) -> None:
+    """Forbidden to any job's agent."""
+    if caller.agent:
+        message = f"{what} is for people: {_who(caller)} may not do it"
+        raise Forbidden(message)
+
+
+def require_descendant(caller: Caller, job: int, ancestors: tuple[int, ...], what: str) -> None:
+    """A job's agent may do this to the jobs that descend from its own, and to no other."""
+    if caller.agent and (caller.job is None or caller.job not in ancestors):
+        message = f"{_who(caller)} may {what} its own descendants alone, and job {job} is none"
+        raise Forbidden(message, job=job)
+
+
+def may_submit(  # noqa: PLR0913 - the whole of a submission is judged
+    caller: Caller,
+    spec: Spec,
+    terms: Terms,
+    limits: Limits,
+    state: State,
+    ancestors: tuple[int, ...],
+    tree_sizes: dict[int, int],
+) -> None:
+    """Nothing for people; for a job's agent: source, parent, agent, depth and number. Its cwd is checked where files are."""
+    if not caller.agent:
+        return
+    own = state.jobs.get(caller.job) if caller.job is not None else None
+    if own is None:
+        message = f"{_who(caller)} may not submit: it belongs to no running job"
+        raise Forbidden(message)
+    _asks_nothing_of_people(caller, terms, ancestors)
+    allowed = limits.agents[own.terms.agent].may_submit if own.terms.agent in limits.agents else ()
+    if terms.agent not in allowed:
+        message = f"jobs of agent {own.terms.agent} may submit to {', '.join(allowed) or 'no agent'}, not to {terms.agent} (may_submit)"
+        raise Forbidden(message, agent=terms.agent)
+    if "exec" not in allowed and (spec.command is not None or spec.verify is not None or spec.env):
+        message = "command, verify and env are refused from a job's agent unless its agent's may_submit lists exec"
+        raise Forbidden(message)
+    if len(ancestors) > limits.max_depth:
+        message = f"this would be {len(ancestors)} deep and max_depth is {limits.max_depth}"
+        raise QuotaExceeded(message, quota="max_depth", limit=limits.max_depth, retry_after=None)
+    root = ancestors[0]
+    size = state.tree_sizes.setdefault(root, tree_sizes.get(root, len(state.descendants.get(root, ()))))
+    if size >= limits.max_children:
+        message = f"{size} jobs descend from job {root} and max_children is {limits.max_children}"
+        raise QuotaExceeded(message, quota="max_children", limit=limits.max_children, retry_after=None)
+
+
+def _asks_nothing_of_people(caller: Caller, terms: Terms, ancestors: tuple[int, ...]) -> None:
+    """Source agent, its own job as parent, neither interactive nor critical."""
+    wrong = None
+    if terms.source != "agent":
+        wrong = f"source {terms.source}"
+    elif terms.interactive:
+        wrong = "interactive"
+    elif terms.tier.word == "critical":
+        wrong = "critical"
+    elif not ancestors or ancestors[-1] != caller.job:
+        wrong = "another parent than its own job"
+    if wrong is not None:
+        message = f"{_who(caller)} may not submit with {wrong}"
+        raise Forbidden(message)
+
+
+def _who(caller: Caller) -> str:
+    return f"the agent of job {caller.job}" if caller.job is not None else "an agent that belongs to no running job"

@@ -155,7 +155,7 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             case Status.RETRYING:
                 return self.due_at
             case Status.RUNNING | Status.CANCELLING if self.run is not None:
-                return self.run.kill_at if self.run.ending is not None else self.run.timeout_at
+                return self.run.timeout_at if self.run.ending is None else None
             case _:
                 return None
 

@@ -1,0 +1,314 @@
+"""What happens to a submission: its agent, its limits, its dependencies, its first state (contract, sections 2 to 4 and 8)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from opusd.core.access import Caller, may_submit
+from opusd.core.dependencies import find_cycle
+from opusd.core.decision import judged, placement
+from opusd.core.errors import Conflict, DependencyError, InvalidParams, NotFound, QueueFull, QuotaExceeded
+from opusd.core.job import Edge, EdgeState, IfUnmet, Job, On, Source, Spec, Terms, Tier, intern
+from opusd.core.lifecycle import Status, Step
+from opusd.core.retry import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from opusd.core.decision import Decision
+    from opusd.core.limits import Agent, Limits, Route
+    from opusd.core.state import State
+
+Ref = int | str
+_PULL: Final = "pull"
+_EXEC: Final = "exec"
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """A JobSpec that was read: names resolved to values, text checked, durations in microseconds."""
+
+    spec: Spec
+    tier: Tier = Tier.NORMAL
+    boost: int = 0
+    explicit_priority: bool = False
+    agent: str | None = None
+    type: str = "task"
+    source: Source | None = None
+    group: str | None = None
+    interactive: bool = False
+    needs: dict[str, int] = {}
+    timeout: int | None = None
+    expires_in: int | None = None
+    retry: Policy | None = None
+    max_retries: int | None = None
+    run_at: int | None = None
+    held: bool = False
+    key: str | None = None
+    parent: Ref | None = None
+    depends: tuple[tuple[Ref, On, IfUnmet], ...] = ()
+
+
+class Facts(msgspec.Struct):
+    """What the registry says of jobs that are not in memory; read before the decision.
+
+    `finals`: id -> (status, ancestors). `keys`: key -> (id, digest). `tree_sizes`: root -> descendants.
+    """
+
+    finals: dict[int, tuple[Status, tuple[int, ...]]] = {}
+    keys: dict[str, tuple[int, bytes]] = {}
+    tree_sizes: dict[int, int] = {}
+
+
+class MissingFact(Exception):  # noqa: N818
+    """Memory holds a key whose digest is not on disk yet: commit, read the facts again, decide again."""
+
+
+def submit(decision: Decision, submissions: Sequence[Submission], facts: Facts, caller: Caller) -> list[tuple[Job | int, bool]]:
+    """All or none, in order: (the new Job, True), or (the id of the key's job, False). Errors of a batch carry `index`."""
+    state = decision.state
+    names: dict[str, int] = {}
+    known: dict[int, int] = {}  # place in the batch -> the job that has its key
+    for index, submission in enumerate(submissions):
+        if submission.key is None:
+            continue
+        if submission.key in names:
+            message = f"key {submission.key!r} is there twice in one batch"
+            raise InvalidParams(message, path=f"$.jobs[{index}].key", index=index)
+        found = _known(state, submission, facts)
+        if found is not None:
+            known[index] = found
+        names[submission.key] = -index - 1 if found is None else found
+    _room(state, sum(1 for index, submission in enumerate(submissions) if index not in known and not submission.interactive))
+    numbers = {index: decision.next_id() for index in range(len(submissions)) if index not in known}
+    names = {key: number if number > 0 else numbers[-number - 1] for key, number in names.items()}
+    results: list[tuple[Job | int, bool]] = []
+    pending = _Batch(names=names, facts=facts)
+    for index, submission in enumerate(submissions):
+        try:
+            if index in known:
+                results.append((known[index], False))
+            else:
+                results.append((_admit(decision, numbers[index], submission, pending, caller), True))
+        except (InvalidParams, DependencyError, QueueFull, QuotaExceeded, Conflict, NotFound) as error:
+            error.data.setdefault("index", index)
+            raise
+    return [(state.jobs.get(job.id, job) if isinstance(job, Job) else job, created) for job, created in results]
+
+
+class _Batch(msgspec.Struct):
+    names: dict[str, int]
+    facts: Facts
+
+
+def _known(state: State, submission: Submission, facts: Facts) -> int | None:
+    """The job that has this key already; Conflict when it was submitted with another content."""
+    key = submission.key
+    assert key is not None
+    found = facts.keys.get(key)
+    if found is None:
+        if key in state.keys:
+            raise MissingFact(key)
+        return None
+    number, digest = found
+    if digest != submission.spec.digest:
+        message = f"key {key!r} belongs to job {number}, which was submitted with another content: use another key, or the same content"
+        raise Conflict(message, job=number, key=key)
+    return number
+
+
+def _room(state: State, new: int) -> None:
+    """Backpressure; a human's message is let in even when machines have filled the queue."""
+    queued, limit = state.queued(), state.limits.max_queued
+    if new and queued + new > limit:
+        message = f"{queued} jobs are queued and max_queued is {limit}: wait, or raise max_queued"
+        raise QueueFull(message, queued=queued, max_queued=limit, retry_after=60)
+
+
+def _admit(decision: Decision, number: int, submission: Submission, batch: _Batch, caller: Caller) -> Job:
+    state, limits, now = decision.state, decision.state.limits, decision.now
+    ancestors = _ancestors(state, submission, batch, caller)
+    terms = _terms(state, submission, caller, decision.actor)
+    agent = limits.agents[terms.agent]
+    may_submit(caller, submission.spec, terms, limits, state, ancestors, batch.facts.tree_sizes)
+    queued = len(state.lane(agent.name).order)
+    if queued + 1 > agent.max_queued and not terms.interactive:
+        message = f"{queued} jobs of agent {agent.name} are queued and its max_queued is {agent.max_queued}: wait, or raise it"
+        raise QueueFull(message, queued=queued, max_queued=agent.max_queued, retry_after=60, agent=agent.name)
+    edges = _edges(state, number, submission, batch)
+    job = Job(
+        id=number,
+        status=Status.HELD,
+        terms=terms,
+        created_at=now,
+        run_at=submission.run_at,
+        key=submission.key,
+        ancestors=ancestors,
+        edges=edges,
+    )
+    if not submission.held:
+        where = placement(job, now)
+        status = {Step.BLOCK: Status.BLOCKED, Step.SCHEDULE: Status.SCHEDULED}.get(where, Status.QUEUED)
+        job = replace(job, status=status, queued_at=now if status is Status.QUEUED else None)
+    decision.put(None, job, "submitted", spec=submission.spec)
+    unmet = next((edge for edge in edges if edge.state is EdgeState.UNMET and edge.if_unmet is IfUnmet.CANCEL), None)
+    if unmet is not None:
+        detail = {"reason": f"job {unmet.upstream} had ended already, and not as depends_on asks", "upstream": unmet.upstream}
+        gone = decision.put(job, decision.step(job, Step.CANCEL, completed_at=now), "cancelled", detail=detail, actor="scheduler")
+        decision.settle(gone)
+        return gone
+    return job
+
+
+def _ancestors(state: State, submission: Submission, batch: _Batch, caller: Caller) -> tuple[int, ...]:
+    parent = submission.parent
+    if parent is None:
+        parent = caller.job if caller.agent else None
+    if parent is None:
+        return ()
+    number = resolve(parent, state, batch.facts)
+    if number is None:
+        message = f"parent {parent!r} is not a job"
+        raise NotFound(message, path="$.parent")
+    job = state.jobs.get(number)
+    above = job.ancestors if job is not None else batch.facts.finals[number][1] if number in batch.facts.finals else ()
+    return (*above, number)
+
+
+def resolve(ref: Ref, state: State, facts: Facts, names: dict[str, int] | None = None) -> int | None:
+    """The id that an id or key names, or None."""
+    if isinstance(ref, str):
+        if names and ref in names:
+            return names[ref]
+        found = facts.keys.get(ref)
+        return state.keys.get(ref, found[0] if found else None)
+    if ref in state.jobs or ref in facts.finals or (names is not None and ref in names.values()):
+        return ref
+    return None
+
+
+def _edges(state: State, number: int, submission: Submission, batch: _Batch) -> tuple[Edge, ...]:
+    edges = make_edges(state, number, submission.depends, batch.facts, batch.names)
+    if not edges:
+        return ()
+    waiting: Callable[[int], Any] = lambda job: [e.upstream for e in state.jobs[job].edges] if job in state.jobs else []  # noqa: E731
+    cycle = find_cycle(number, [edge.upstream for edge in edges], waiting)
+    if cycle is not None:
+        by_number = {job: key for key, job in batch.names.items()}
+        words = [by_number.get(job, job) for job in cycle]
+        message = f"depends_on makes a cycle: {' -> '.join(map(str, words))}"
+        raise DependencyError(message, cycle=words)
+    return edges
+
+
+def make_edges(
+    state: State, number: int, depends: tuple[tuple[Ref, On, IfUnmet], ...], facts: Facts, names: dict[str, int] | None = None
+) -> tuple[Edge, ...]:
+    """Edges to jobs that exist; an upstream that is final already is judged now."""
+    edges: list[Edge] = []
+    for ref, on, if_unmet in depends:
+        upstream = resolve(ref, state, facts, names)
+        if upstream is None:
+            message = f"depends_on names {ref!r}, which is not a job"
+            raise DependencyError(message, unknown=ref)
+        if upstream == number:
+            message = "a job can't depend on itself"
+            raise DependencyError(message, cycle=[ref, ref])
+        edge = Edge(upstream, on, if_unmet)
+        if upstream not in state.jobs and upstream in facts.finals:
+            edge = judged(edge, facts.finals[upstream][0])
+        if edge not in edges:
+            edges.append(edge)
+    return tuple(edges)
+
+
+def _terms(state: State, submission: Submission, caller: Caller, submitted_by: str) -> Terms:
+    limits = state.limits
+    source = submission.source or (Source.AGENT if caller.agent else Source.USER)
+    tier, boost = submission.tier, submission.boost
+    if submission.interactive:
+        tier, boost = Tier.CRITICAL, 0
+    if (submission.interactive or tier is Tier.CRITICAL) and source is not Source.USER and not caller.agent:
+        message = f"{'interactive' if submission.interactive else 'critical'} is for source user alone: this submission says {source}"
+        raise InvalidParams(message, path="$.interactive" if submission.interactive else "$.priority")
+    name, route = choose_agent(limits, submission, source, tier)
+    if route is not None and route.priority is not None and not submission.explicit_priority and not submission.interactive:
+        tier, boost = route.priority
+    agent = limits.agents[name]
+    needs = checked_needs(limits, agent, submission.needs)
+    return intern(
+        Terms(
+            tier=tier,
+            boost=0 if tier is Tier.CRITICAL else boost,
+            agent=name,
+            type=submission.type,
+            source=source,
+            group=submission.group,
+            interactive=submission.interactive,
+            needs=needs,
+            timeout=submission.timeout if submission.timeout is not None else agent.timeout or limits.timeout,
+            expires_in=submission.expires_in if submission.expires_in is not None else limits.expires_in,
+            retry=retry_policy(agent, submission.retry, submission.max_retries),
+            route=None if route is None else route.name,
+            submitted_by=submitted_by,
+        )
+    )
+
+
+def retry_policy(agent: Agent, policy: Policy | None, max_retries: int | None) -> Policy:
+    """The job's max_retries beats its policy's, that the agent's."""
+    chosen = policy or agent.retry
+    if max_retries is None:
+        return chosen
+    if max_retries and chosen.strategy == "none":
+        chosen = replace(chosen, strategy=type(chosen.strategy)("exponential"))
+    return replace(chosen, max_retries=max_retries)
+
+
+def checked_needs(limits: Limits, agent: Agent, needs: dict[str, int]) -> tuple[tuple[str, int], ...]:
+    wanted = {**dict(agent.needs), **needs}
+    for name, amount in wanted.items():
+        if amount > limits.capacity(name):
+            message = f"needs {amount} of {name!r}, and there is {limits.capacity(name)}: it could never run"
+            raise InvalidParams(message, path=f"$.needs.{name}")
+    return tuple(sorted((name, amount) for name, amount in wanted.items() if amount > 0))
+
+
+def choose_agent(limits: Limits, submission: Submission, source: Source, tier: Tier) -> tuple[str, Route | None]:
+    """The agent named, else by route, else the default one."""
+    spec = submission.spec
+    name = submission.agent
+    if name is not None:
+        if name not in limits.agents:
+            message = f"agent {name!r} is not configured; there are: {', '.join(sorted(limits.agents))}"
+            raise InvalidParams(message, path="$.agent")
+        if spec.command is not None and name != _EXEC:
+            message = f"command is for the agent exec, not for {name}: give a prompt, or leave the agent out"
+            raise InvalidParams(message, path="$.command")
+        if name == _EXEC and spec.command is None:
+            message = "the agent exec runs a command: give command, a list of strings"
+            raise InvalidParams(message, path="$.command")
+        return name, None
+    if spec.command is not None:
+        return _EXEC, None
+    if spec.prompt is None:
+        return _PULL, None
+    for route in limits.routes:
+        if _matches(route, submission, source, tier):
+            return route.agent, route
+    if limits.default_agent is None:
+        message = "no agent for this prompt: name one, or set default_agent or a [[routes]] entry in config.toml"
+        raise InvalidParams(message, path="$.agent")
+    return limits.default_agent, None
+
+
+def _matches(route: Route, submission: Submission, source: Source, tier: Tier) -> bool:
+    return (
+        route.type in (None, submission.type)
+        and route.source in (None, source.value)
+        and route.tier in (None, tier.word)
+        and route.group in (None, submission.group)
+        and (route.label is None or route.label in submission.spec.labels)
+    )

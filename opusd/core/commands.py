@@ -1,0 +1,303 @@
+"""What people and agents do to jobs that exist: hold, release, cancel, retry, update, pause, resize.
+
+Each function decides one command on a Decision; a refusal is raised before or in the middle, and the
+caller undoes the Decision. Ids are those of unfinished jobs in memory unless a `Record` is passed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
+
+from opusd.core.admission import Facts, Ref, checked_needs, make_edges, retry_policy
+from opusd.core.decision import placement
+from opusd.core.dependencies import find_cycle
+from opusd.core.errors import Conflict, DependencyError, InvalidParams
+from opusd.core.job import Ending, IfUnmet, Job, On, Run, Spec, Terms, Tier, intern
+from opusd.core.lifecycle import ALIVE, FINAL, WAITING, Status, Step, advance
+from opusd.core.state import Pauses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from opusd.core.decision import Decision
+    from opusd.core.state import State
+
+
+def hold(decision: Decision, job: Job, *, stop: bool, grace: int) -> Job:
+    """Put aside; with `stop` a running attempt is ended and the job then held, at no cost."""
+    if job.status is Status.HELD:
+        return job
+    if job.status in ALIVE:
+        run = _run(job)
+        if run.ending is Ending.HOLD:
+            return _hasten(decision, job, grace)
+        if job.status is Status.CANCELLING or not stop:
+            message = f"job {job.id} is {job.status}: hold it with stop, or cancel it"
+            raise Conflict(message, status=job.status)
+        return _end(decision, job, Ending.HOLD, grace, None)
+    return decision.put(job, decision.step(job, Step.HOLD, queued_at=None, due_at=None), "held")
+
+
+def release(decision: Decision, job: Job) -> Job:
+    """Set a held job free; a job that is under way or finished can't be, one that already waits is left as it is."""
+    if job.status is Status.HELD:
+        return decision.place(job, job, "released")
+    if job.status in WAITING or job.status is Status.RETRYING:
+        return job
+    message = f"job {job.id} is {job.status}: only a held job can be released"
+    raise Conflict(message, status=job.status)
+
+
+def cancel(decision: Decision, job: Job, *, reason: str | None, grace: int, cascade: bool) -> Job:
+    """Cancelled at once when nothing runs, else cancelling; with `cascade` its dependents and spawned jobs too."""
+    family = family_of(decision.state, job.id) if cascade else []
+    after = _cancel(decision, job, reason, grace)
+    for number in family:
+        relative = decision.state.jobs.get(number)
+        if relative is not None:
+            _cancel(decision, relative, reason or f"job {job.id} was cancelled", grace)
+    return decision.state.jobs.get(after.id, after)
+
+
+def family_of(state: State, number: int) -> list[int]:
+    """The unfinished jobs that wait for this one or were spawned by it, in any number of steps."""
+    found: dict[int, None] = {}
+    todo = [number]
+    while todo:
+        current = todo.pop()
+        for relative in (*state.dependents.get(current, ()), *state.descendants.get(current, ())):
+            if relative not in found and relative != number:
+                found[relative] = None
+                todo.append(relative)
+    return sorted(found)
+
+
+def _cancel(decision: Decision, job: Job, reason: str | None, grace: int) -> Job:
+    if job.status in ALIVE:
+        run = _run(job)
+        if run.ending is Ending.CANCEL:
+            return _hasten(decision, job, grace)
+        return _end(decision, job, Ending.CANCEL, grace, reason)
+    detail = {"reason": reason} if reason else None
+    after = decision.put(job, decision.step(job, Step.CANCEL, completed_at=decision.now, run=None), "cancelled", detail=detail)
+    decision.settle(after)
+    return after
+
+
+def _end(decision: Decision, job: Job, ending: Ending, grace: int, reason: str | None) -> Job:
+    """A person wants the attempt ended: the intent and its deadline are on disk before the first signal."""
+    run = replace(
+        _run(job), ending=ending, kill_at=decision.now + grace, ending_by=decision.actor, ending_reason=reason
+    )
+    status = job.status if job.status is Status.CANCELLING else advance(job.status, Step.STOP, job.id)
+    detail: dict[str, Any] = {"for": ending.value, "grace_seconds": grace / 1e6, **({"reason": reason} if reason else {})}
+    return decision.put(job, replace(job, status=status, run=run), "cancelling", detail=detail)
+
+
+def _hasten(decision: Decision, job: Job, grace: int) -> Job:
+    run = _run(job)
+    kill_at = decision.now + grace
+    if run.kill_at is not None and run.kill_at <= kill_at:
+        return job
+    return decision.put(job, replace(job, run=replace(run, kill_at=kill_at)), "cancelling", detail={"grace_seconds": grace / 1e6})
+
+
+def retry(decision: Decision, job: Job, *, fresh: bool) -> Job:
+    """A finished or backing-off job goes again; `job` may come from the registry. Its edges keep what was satisfied."""
+    if job.status is Status.RETRYING:
+        after = decision.step(job, Step.QUEUE, due_at=None, retries=0, losses=0)
+        return decision.put(job, replace(after, queued_at=job.queued_at or decision.now), "queued", detail={"fresh": fresh})
+    if job.status not in FINAL or job.status is Status.COMPLETED:
+        if job.status in (Status.QUEUED, Status.BLOCKED, Status.SCHEDULED):
+            return job
+        message = f"job {job.id} is {job.status}: only failed, cancelled, expired and retrying jobs can be retried"
+        raise Conflict(message, status=job.status)
+    again = replace(job, completed_at=None, started_at=None, retries=0, losses=0, run=None, due_at=None)
+    placed = decision.place(job, again, detail={"retry": True, "fresh": fresh})
+    decision.reopen(placed)
+    return placed
+
+
+class Edit(Struct, frozen=True, kw_only=True):
+    """job.update, read: what is UNSET stays as it is."""
+
+    title: str | UnsetType = UNSET
+    labels: list[str] | UnsetType = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
+    timeout: int | None | UnsetType = UNSET
+    tier: Tier | UnsetType = UNSET
+    boost: int | UnsetType = UNSET
+    needs: dict[str, int] | UnsetType = UNSET
+    prompt: str | UnsetType = UNSET
+    command: list[str] | UnsetType = UNSET
+    agent: str | UnsetType = UNSET
+    expires_in: int | None | UnsetType = UNSET
+    max_retries: int | UnsetType = UNSET
+    run_at: int | None | UnsetType = UNSET
+    depends: tuple[tuple[Ref, On, IfUnmet], ...] | UnsetType = UNSET
+
+    def given(self) -> set[str]:
+        return {name for name in self.__struct_fields__ if getattr(self, name) is not UNSET}
+
+
+_ALWAYS = {"title", "labels", "metadata"}
+_RUNNING = {*_ALWAYS, "timeout"}
+_PLACED = {"run_at", "depends"}
+
+
+def update(decision: Decision, job: Job, spec: Spec, edit: Edit, facts: Facts, version: int | None) -> Job:
+    """Change what the job's status allows; a stale `version` is Conflict."""
+    if version is not None and version != job.version:
+        message = f"job {job.id} has version {job.version}, not {version}: read it again"
+        raise Conflict(message, version=job.version)
+    given = edit.given()
+    allowed = _ALWAYS if job.final else _RUNNING if job.status in ALIVE else set(edit.__struct_fields__)
+    if job.status not in WAITING:
+        allowed = allowed - _PLACED
+    refused = sorted(given - allowed)
+    if refused:
+        message = f"job {job.id} is {job.status}: {', '.join(refused)} can't be changed any more"
+        raise Conflict(message, status=job.status, fields=refused)
+    changed = _edited_spec(spec, edit)
+    after = replace(job, terms=_edited_terms(decision.state, job, spec, edit))
+    if edit.timeout is not UNSET and job.run is not None:
+        limit = None if edit.timeout is None else job.run.started_at + edit.timeout
+        after = replace(after, run=replace(job.run, timeout_at=limit))
+    extra = {"spec": changed if changed != spec else None, "detail": {"fields": sorted(given)}}
+    if given & _PLACED:
+        return _replaced(decision, job, after, edit, facts, extra)
+    return decision.put(job, after, "updated", **extra)
+
+
+def _replaced(decision: Decision, job: Job, after: Job, edit: Edit, facts: Facts, extra: dict[str, Any]) -> Job:
+    """run_at or depends_on changed: the job may belong elsewhere now."""
+    if edit.run_at is not UNSET:
+        after = replace(after, run_at=edit.run_at)
+    if edit.depends is not UNSET:
+        edges = make_edges(decision.state, job.id, edit.depends, facts)
+        jobs = decision.state.jobs
+        cycle = find_cycle(
+            job.id, [e.upstream for e in edges], lambda number: [e.upstream for e in jobs[number].edges] if number in jobs else []
+        )
+        if cycle is not None:
+            message = f"depends_on makes a cycle: {' -> '.join(map(str, cycle))}"
+            raise DependencyError(message, cycle=cycle)
+        after = replace(after, edges=edges)
+    if job.status is Status.HELD:
+        return decision.put(job, after, "updated", **extra)
+    return _move(decision, job, after, extra)
+
+
+def _move(decision: Decision, job: Job, after: Job, extra: dict[str, Any]) -> Job:
+    where = placement(after, decision.now)
+    status = {Step.BLOCK: Status.BLOCKED, Step.SCHEDULE: Status.SCHEDULED}.get(where, Status.QUEUED)
+    if status is job.status:
+        return decision.put(job, after, "updated", **extra)
+    after = decision.step(after, where, queued_at=decision.now if status is Status.QUEUED else None)
+    return decision.put(job, after, "updated", **extra)
+
+
+def _edited_spec(spec: Spec, edit: Edit) -> Spec:
+    names = ("title", "labels", "metadata", "prompt", "command")
+    return replace(spec, **{name: value for name in names if (value := getattr(edit, name)) is not UNSET})
+
+
+def _edited_terms(state: State, job: Job, spec: Spec, edit: Edit) -> Terms:
+    terms, limits = job.terms, state.limits
+    if edit.prompt is not UNSET and spec.command is not None:
+        message = f"job {job.id} runs a command, not a prompt"
+        raise InvalidParams(message, path="$.prompt")
+    if edit.command is not UNSET and terms.agent != "exec":
+        message = f"job {job.id} belongs to the agent {terms.agent}: command is for exec"
+        raise InvalidParams(message, path="$.command")
+    if edit.agent is not UNSET:
+        if edit.agent not in limits.agents:
+            message = f"agent {edit.agent!r} is not configured; there are: {', '.join(sorted(limits.agents))}"
+            raise InvalidParams(message, path="$.agent")
+        if (edit.agent == "exec") is not (spec.command is not None):
+            message = "command is for the agent exec, a prompt for the others"
+            raise InvalidParams(message, path="$.agent")
+        terms = replace(terms, agent=edit.agent, route=None)
+    if edit.tier is not UNSET:
+        if edit.tier is Tier.CRITICAL and terms.source != "user":
+            message = "critical is for source user alone"
+            raise InvalidParams(message, path="$.priority")
+        terms = replace(terms, tier=Tier.CRITICAL if terms.interactive else edit.tier)
+    if edit.boost is not UNSET:
+        terms = replace(terms, boost=edit.boost)
+    if terms.tier is Tier.CRITICAL:
+        terms = replace(terms, boost=0)
+    if edit.needs is not UNSET:
+        terms = replace(terms, needs=checked_needs(limits, limits.agents[terms.agent], edit.needs))
+    if edit.timeout is not UNSET:
+        terms = replace(terms, timeout=edit.timeout)
+    if edit.expires_in is not UNSET:
+        terms = replace(terms, expires_in=edit.expires_in)
+    if edit.max_retries is not UNSET:
+        terms = replace(terms, retry=retry_policy(limits.agents[terms.agent], terms.retry, edit.max_retries))
+    return intern(terms)
+
+
+# --- the queue as a whole ----------------------------------------------------------------------------
+
+
+def pause(decision: Decision, name: str) -> None:
+    """`*`, `agent:NAME` or `group:NAME`; kept across restarts."""
+    pauses = decision.state.pauses
+    if name not in pauses.names:
+        _set_pauses(decision, {*pauses.names, name})
+        decision.note("queue.paused", detail=_pause_detail(name))
+
+
+def resume(decision: Decision, name: str) -> None:
+    pauses = decision.state.pauses
+    if name in pauses.names:
+        _set_pauses(decision, pauses.names - {name})
+        decision.note("queue.resumed", detail=_pause_detail(name))
+
+
+def _set_pauses(decision: Decision, names: Iterable[str]) -> None:
+    state, old = decision.state, decision.state.pauses.names
+
+    def use(names: Iterable[str]) -> None:
+        gone = state.pauses.names - set(names)
+        state.pauses = Pauses(names)
+        for name in gone:
+            state.wake(name)
+
+    use(names)
+    decision.keep("paused", sorted(names), lambda: use(old))
+
+
+def _pause_detail(name: str) -> dict[str, str]:
+    kind, _, what = name.partition(":")
+    return {kind: what} if what else {}
+
+
+def resize(decision: Decision, max_concurrent: int | None, agent: str | None) -> None:
+    """`max_concurrent` of the pool, or of one agent's slots; nothing that runs is ended."""
+    state = decision.state
+    if max_concurrent is None:
+        return
+    if agent is None:
+        old = state.max_concurrent
+        state.max_concurrent = max_concurrent
+        value = {"value": max_concurrent, "configured": state.limits.max_concurrent}
+        decision.keep("pool", value, lambda: setattr(state, "max_concurrent", old))
+    else:
+        if agent not in state.slots:
+            message = f"agent {agent!r} is not configured; there are: {', '.join(sorted(state.slots))}"
+            raise InvalidParams(message, path="$.agent")
+        before = state.slots[agent]
+        state.slots[agent] = max_concurrent
+        value = {"value": max_concurrent, "configured": state.limits.agents[agent].slots}
+        decision.keep(f"slots:{agent}", value, lambda: state.slots.__setitem__(agent, before))
+    decision.note("pool.resized", detail={"max_concurrent": max_concurrent, **({"agent": agent} if agent else {})})
+
+
+def _run(job: Job) -> Run:
+    assert job.run is not None
+    return job.run

@@ -1,0 +1,157 @@
+"""Why a job is where it is: constraints as data, and the same in words. One function serves `reason` and job.why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from opusd.core import scheduler
+from opusd.core.job import EdgeState, Ending, Job
+from opusd.core.lifecycle import Status
+from opusd.core.order import job_of
+from opusd.core.state import signature
+
+if TYPE_CHECKING:
+    from opusd.core.state import State
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """`until` is when it ends, in microseconds, where that is known."""
+
+    kind: str
+    detail: str
+    until: int | None = None
+
+
+_MOST_EDGES: Final = 20
+
+
+def constraints(state: State, job: Job, now: int) -> list[Constraint]:
+    """What keeps an unfinished job from running, most telling first; empty when it may start at the next turn."""
+    match job.status:
+        case Status.HELD:
+            return [Constraint("held", "held until somebody releases it")]
+        case Status.BLOCKED:
+            return [*_edges(state, job)] or [Constraint("blocked", "waits for a dependency")]
+        case Status.SCHEDULED:
+            return [Constraint("scheduled", "not before its run_at", job.run_at)]
+        case Status.RETRYING:
+            what = f"waits for retry {job.retries} of {job.terms.retry.max_retries}"
+            return [Constraint("backoff", what, job.due_at)]
+        case Status.NEEDS_INPUT:
+            return [Constraint("needs_input", "waits for an answer to its agent's question")]
+        case Status.CANCELLING:
+            return [_ending(job)]
+        case Status.RUNNING if job.run is not None and job.run.ending is not None:
+            return [_ending(job)]
+        case Status.QUEUED:
+            return _queued(state, job, now)
+        case _:
+            return []
+
+
+def reason(state: State, job: Job, now: int) -> str | None:
+    """The constraints in words; None for a job that runs or is finished."""
+    if job.final or job.status is Status.RUNNING:
+        return None
+    found = constraints(state, job, now)
+    return "; ".join(constraint.detail for constraint in found[:3]) if found else "starts at the next turn"
+
+
+def _ending(job: Job) -> Constraint:
+    run = job.run
+    assert run is not None
+    goal = {Ending.CANCEL: "to be cancelled", Ending.HOLD: "to be held", Ending.TIMEOUT: "because it timed out"}
+    words = goal.get(run.ending, "") if run.ending is not None else ""
+    return Constraint("cancelling", f"attempt {run.attempt} is being ended {words}", run.kill_at)
+
+
+def _edges(state: State, job: Job) -> list[Constraint]:
+    found = []
+    for edge in [edge for edge in job.edges if edge.state is not EdgeState.SATISFIED][:_MOST_EDGES]:
+        upstream = state.jobs.get(edge.upstream)
+        what = {"success": "to complete", "failure": "to fail", "any": "to end"}[edge.on.value]
+        if edge.state is EdgeState.UNMET:
+            found.append(Constraint("dependency_unmet", f"job {edge.upstream} had {what} and did not: retry it, or cancel this job"))
+        else:
+            status = "" if upstream is None else f", which is {upstream.status}"
+            found.append(Constraint("dependency", f"waits for job {edge.upstream}{status}, {what}"))
+    return sorted(found, key=lambda constraint: constraint.kind != "dependency_unmet")
+
+
+def _queued(state: State, job: Job, now: int) -> list[Constraint]:
+    found = [*_paused(state, job), *_agent(state, job), *_resources(state, job, now), *_pool(state, job)]
+    ahead = state.position(job)[1]
+    if ahead and found:
+        found.append(Constraint("order", f"{ahead} {'jobs go' if ahead > 1 else 'job goes'} before it"))
+    return found
+
+
+def _paused(state: State, job: Job) -> list[Constraint]:
+    found = []
+    if state.draining:
+        found.append(Constraint("draining", "the queue is draining: nothing new starts"))
+    if state.pauses.everything():
+        found.append(Constraint("paused", "the queue is paused"))
+    if state.pauses.agent(job.terms.agent):
+        found.append(Constraint("paused", f"agent {job.terms.agent} is paused"))
+    if state.pauses.group(job.terms.group):
+        found.append(Constraint("paused", f"group {job.terms.group} is paused"))
+    return found
+
+
+def _agent(state: State, job: Job) -> list[Constraint]:
+    name = job.terms.agent
+    if name not in state.slots:
+        return [Constraint("agent", f"agent {name} is not configured any more: configure it, or give the job another agent")]
+    slots = state.slots[name]
+    if not slots:
+        return [Constraint("worker", f"waits for a worker to claim it: agent {name} has no slots of its own")]
+    busy = state.agent_busy(name)
+    if busy >= slots:
+        return [Constraint("slots", f"all {slots} slots of agent {name} are busy")]
+    return []
+
+
+def _pool(state: State, job: Job) -> list[Constraint]:
+    if not state.slots.get(job.terms.agent):
+        return []
+    busy = state.pool_busy()
+    if busy < state.max_concurrent:
+        return []
+    if job.terms.interactive and state.interactive_busy() < state.limits.interactive_slots:
+        return []
+    return [Constraint("pool", f"all {state.max_concurrent} slots of the pool are busy")]
+
+
+def _resources(state: State, job: Job, now: int) -> list[Constraint]:
+    terms, found = job.terms, []
+    limit = state.limits.groups.get(terms.group) if terms.group is not None else None
+    if limit is not None and terms.group is not None and state.group_running[terms.group] >= limit:
+        found.append(Constraint("group", f"group {terms.group} has its {limit} jobs running (max_running)"))
+    for name, amount in terms.needs:
+        free = state.limits.capacity(name) - state.held_needs[name]
+        if free < amount:
+            holders = [str(other.id) for other in state.running.values() if name in dict(other.terms.needs)]
+            found.append(Constraint("needs", f"needs {amount} of {name}, {free} free: held by job {', '.join(holders[:5])}"))
+    key = state.rank_key(job)
+    reservation = scheduler.reservation(state, now)
+    if not found and reservation is not None and key > reservation:
+        missing = scheduler.lacking(state, signature(terms), reservation, key)
+        if missing is not None:
+            found.append(Constraint("reserved", f"{missing.partition(':')[2]} is reserved for job {job_of(reservation)}"))
+    return found
+
+
+def estimated_wait(state: State, agent: str, ahead: int, median: int | None) -> int | None:
+    """Microseconds until a job with so many before it starts, from the median run time; None when unknown."""
+    slots = min(state.slots.get(agent, 0), state.max_concurrent)
+    if not slots:
+        return None
+    free = max(0, slots - state.agent_busy(agent)) if state.pool_busy() < state.max_concurrent else 0
+    rounds = max(0, ahead + 1 - free)
+    if not rounds:
+        return 0
+    return None if median is None else -(-rounds // slots) * median
+

@@ -1,0 +1,59 @@
+"""The numbers and names that configuration gives the core; all of them values, read once."""
+
+from __future__ import annotations
+
+import msgspec
+
+from opusd.core.job import Tier  # noqa: TC001 - msgspec reads it
+from opusd.core.order import Points
+from opusd.core.retry import PRESETS, Policy
+
+MINUTE = 60_000_000
+UNLIMITED = 1 << 62
+
+
+class Agent(msgspec.Struct, frozen=True):
+    """A configured way to do work. `slots` 0: workers alone take its jobs."""
+
+    name: str
+    slots: int = 3
+    max_queued: int = UNLIMITED
+    retry: Policy = PRESETS["default"]
+    timeout: int | None = None
+    may_submit: tuple[str, ...] = ()
+    needs: tuple[tuple[str, int], ...] = ()
+
+
+class Route(msgspec.Struct, frozen=True):
+    """The first route of which every given field equals the job's names the agent."""
+
+    name: str
+    agent: str
+    type: str | None = None
+    source: str | None = None
+    label: str | None = None
+    tier: str | None = None
+    group: str | None = None
+    priority: tuple[Tier, int] | None = None
+
+
+class Limits(msgspec.Struct, frozen=True):
+    agents: dict[str, Agent]
+    routes: tuple[Route, ...] = ()
+    default_agent: str | None = None
+    points: Points = Points()
+    max_concurrent: int = 3
+    interactive_slots: int = 1
+    max_queued: int = 2_000_000
+    max_depth: int = 3
+    max_children: int = 50
+    reserve_after: int = 10 * MINUTE
+    grace: int = 10_000_000
+    expires_in: int | None = None
+    timeout: int | None = None
+    capacities: dict[str, int] = {}
+    groups: dict[str, int] = {}  # name -> max_running
+
+    def capacity(self, need: str) -> int:
+        """A name that configuration does not know is a mutex."""
+        return self.capacities.get(need, 1)

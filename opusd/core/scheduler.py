@@ -1,0 +1,163 @@
+"""What is due now, and when something is due next. `tick` decides; the caller commits and acts.
+
+Dispatch takes the best queued job that may be placed. A job that can't be placed holds no slot and keeps
+back none that can, except that one that was first in order for `reserve_after` reserves its needs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from opusd.core import attempts
+from opusd.core.job import Job
+from opusd.core.lifecycle import Status, Step
+from opusd.core.order import job_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opusd.core.decision import Decision
+    from opusd.core.ready import Signature
+    from opusd.core.state import State
+
+MAX_DUE: Final = 1000
+"""Jobs that time changes in one tick, so that a crowd that is due at once does not stop the loop."""
+
+
+class Plan(msgspec.Struct):
+    """What the caller does once the decision is on disk. `wake_at`: when to tick again; None: when something changes."""
+
+    start: list[Job] = []
+    stop: list[Job] = []
+    wake_at: int | None = None
+
+
+def tick(decision: Decision, mint: Callable[[], tuple[str, bytes]]) -> Plan:
+    """Everything that time changes up to now, then as many starts as there is room for.
+
+    `mint` gives a fresh attempt id and the hash of a fresh token.
+    """
+    plan = Plan()
+    state = decision.state
+    for _ in range(MAX_DUE):
+        due = state.next_due()
+        if due is None or due[0] > decision.now:
+            break
+        _due(decision, due[1], plan)
+    while (choice := choose(state, decision.now)) is not None:
+        job, over = choice
+        attempt_id, token_hash = mint()
+        plan.start.append(attempts.start(decision, job, attempt_id=attempt_id, token_hash=token_hash, over=over))
+    due = state.next_due()
+    plan.wake_at = None if due is None else due[0]
+    return plan
+
+
+def _due(decision: Decision, job: Job, plan: Plan) -> None:
+    match job.status:
+        case Status.QUEUED:
+            gone = decision.put(
+                job, decision.step(job, Step.EXPIRE, completed_at=decision.now), "expired", detail={"expires_at": job.expires_at}
+            )
+            decision.settle(gone)
+        case Status.SCHEDULED:
+            decision.place(job, job)
+        case Status.RETRYING:
+            queued_at = job.queued_at if job.queued_at is not None else decision.now
+            decision.put(job, decision.step(job, Step.QUEUE, due_at=None, queued_at=queued_at), "queued")
+        case _:
+            plan.stop.append(attempts.time_out(decision, job, decision.state.limits.grace))
+
+
+def choose(state: State, now: int) -> tuple[Job, bool] | None:
+    """The best job that may start, and whether it sits in an interactive slot above the pool."""
+    if state.draining or state.pauses.everything() or not state.statuses[Status.QUEUED]:
+        return None
+    busy: Counter[str] = Counter()
+    over = pool = 0
+    for job in state.running.values():
+        if state.takes_slot(job):
+            pool += 1
+            busy[job.terms.agent] += 1
+        elif job.run is not None and job.run.over and job.id not in state.lent:
+            over += 1
+    free = pool < state.max_concurrent
+    over_free = over < state.limits.interactive_slots
+    if not free and not over_free:
+        return None
+    reserved = reserve(state, now)
+
+    def lacks(signature: Signature, key: int) -> str | None:
+        return lacking(state, signature, None if key == reserved else reserved, key)
+
+    best: int | None = None
+    above = False
+    for name, lane in state.lanes.items():
+        if not len(lane.order) or not is_open(state, name):
+            continue
+        has_slot = free and busy[name] < state.slots[name]
+        if not has_slot and not over_free:
+            continue
+        key = lane.best(lacks, interactive_only=not has_slot)
+        if key is not None and (best is None or key < best):
+            best, above = key, not has_slot
+    return None if best is None else (state.jobs[job_of(best)], above)
+
+
+def is_open(state: State, agent: str) -> bool:
+    """Whether the daemon itself may start this agent's jobs now, slots aside."""
+    return bool(state.slots.get(agent)) and not state.pauses.agent(agent)
+
+
+def lacking(state: State, signature: Signature, reserved: int | None = None, key: int = 0) -> str | None:
+    """The name of the first thing that a job of this signature lacks beside slots, or None."""
+    group = signature.group
+    if group is not None:
+        limit = state.limits.groups.get(group)
+        if state.pauses.group(group) or (limit is not None and state.group_running[group] >= limit):
+            return f"group:{group}"
+    kept: dict[str, int] = {}
+    if reserved is not None and key > reserved and signature.needs:
+        kept = dict(state.jobs[job_of(reserved)].terms.needs)
+    for name, amount in signature.needs:
+        if state.limits.capacity(name) - state.held_needs[name] - kept.get(name, 0) < amount:
+            return f"need:{name}"
+    return None
+
+
+def reservation(state: State, now: int) -> int | None:
+    """The key of the job that was first in order long enough to reserve what it needs, if there is one."""
+    if state.first is None or now - state.first[1] < state.limits.reserve_after:
+        return None
+    job = state.jobs.get(state.first[0])
+    return state.rank_key(job) if job is not None and job.status is Status.QUEUED else None
+
+
+def reserve(state: State, now: int) -> int | None:
+    """`reservation`, after taking note of who is first in order now."""
+    first = _first(state)
+    known = state.first
+    if known is not None:
+        job = state.jobs.get(known[0])
+        queued = job is not None and job.status is Status.QUEUED
+        ripe = queued and now - known[1] >= state.limits.reserve_after
+        if job is not None and queued and (first == job.id or ripe):
+            return state.rank_key(job) if ripe else None
+        if ripe or job is None or not queued:
+            state.wake_all_needs()
+    state.first = None if first is None else (first, now)
+    return None
+
+
+def _first(state: State) -> int | None:
+    """The first job in order that waits for something only a running job holds; None when nobody lacks anything."""
+    lanes = [lane for name, lane in state.lanes.items() if is_open(state, name)]
+    blocked = [key for lane in lanes for key in lane.blocked_heads() if not state.pauses.group(state.jobs[job_of(key)].terms.group)]
+    if not blocked:
+        return None
+    first = min(blocked)
+    ahead = [key for lane in lanes if (key := lane.order.first()) is not None]
+    return job_of(first) if first <= min(ahead) else None

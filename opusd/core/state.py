@@ -1,0 +1,317 @@
+"""The unfinished jobs and every index over them: a cache of the registry, never the truth.
+
+`apply(before, after)` is the only way in, and its own inverse: `apply(after, before)` undoes it. Nothing
+here decides; what can be derived from the jobs is derived, so a rebuild from the registry gives an equal State.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING
+
+from opusd.core.dependencies import Inheritance
+from opusd.core.job import EdgeState, Job, Run, Terms
+from opusd.core.lifecycle import ALIVE, Status
+from opusd.core.order import Heir, rank_key
+from opusd.core.ready import Lane, Signature
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from opusd.core.limits import Limits
+
+
+class Pauses:
+    """Who is paused: everything, agents, groups. `names` is what is kept across restarts."""
+
+    EVERYTHING = "*"
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self.names = set(names)
+
+    def everything(self) -> bool:
+        return self.EVERYTHING in self.names
+
+    def agent(self, name: str) -> bool:
+        return f"agent:{name}" in self.names
+
+    def group(self, name: str | None) -> bool:
+        return name is not None and f"group:{name}" in self.names
+
+
+class State:
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.max_concurrent = limits.max_concurrent
+        self.slots = {name: agent.slots for name, agent in limits.agents.items()}
+        self.pauses = Pauses()
+        self.draining = False
+        self.jobs: dict[int, Job] = {}
+        self.keys: dict[str, int] = {}
+        self.lanes: dict[str, Lane] = {}
+        self.running: dict[int, Job] = {}
+        self.dependents: dict[int, dict[int, None]] = {}
+        self.descendants: dict[int, dict[int, None]] = {}
+        self.groups: dict[str, dict[int, None]] = {}
+        self.statuses: Counter[Status] = Counter()
+        self.tiers: Counter[int] = Counter()
+        self.agents: Counter[str] = Counter()
+        self.held_needs: Counter[str] = Counter()
+        self.group_running: Counter[str] = Counter()
+        self.tree_sizes: dict[int, int] = {}
+        self.lent: set[int] = set()  # running jobs whose agent waits for its own tree
+        self.last_job = 0
+        self.last_event = 0
+        self.first: tuple[int, int] | None = None  # (job first in order, since when): see scheduler.reservation
+        self.inheritance = Inheritance(self._move)
+        self._timers: list[tuple[int, int]] = []
+
+    # --- changes ----------------------------------------------------------------------------------
+
+    def apply(self, before: Job | None, after: Job | None) -> None:
+        """Replace `before` by `after`. None: not there; a final job is not kept."""
+        old = None if before is None or before.final else before
+        new = None if after is None or after.final else after
+        if old is None and new is None:
+            return
+        if old is not None and old.status is Status.QUEUED:
+            self.lanes[old.terms.agent].remove(self.rank_key(old))
+        if old is not None and (new is None or old.status is not new.status or old.terms is not new.terms or old.run is not new.run):
+            self._count(old, -1)
+        job = new or old
+        assert job is not None
+        if new is None:
+            del self.jobs[job.id]
+            if after is not None:
+                self.inheritance.forget(job.id)
+        else:
+            self.jobs[job.id] = new
+        if (old is None) is not (new is None):
+            self._index(job, add=new is not None)
+        if before is None or after is None:
+            self._grow(job, 1 if before is None else -1)
+        if (old.edges if old else ()) is not (new.edges if new else ()) or _blocked(old) is not _blocked(new):
+            self._link(old, new)
+            self.inheritance.change(old, new, self.jobs.get)
+        elif new is not None and old is not None and new.edges and old.terms is not new.terms:
+            self.inheritance.change(old, new, self.jobs.get)
+        if new is None:
+            return
+        if new.status is Status.QUEUED:
+            self.lane(new.terms.agent).push(self.rank_key(new), signature(new.terms))
+        if old is None or old.status is not new.status or old.terms is not new.terms or old.run is not new.run:
+            self._count(new, 1)
+        if new.status in ALIVE:
+            self.running[new.id] = new
+        due = new.due
+        if due is not None and (old is None or due != old.due):
+            heappush(self._timers, (due, new.id))
+
+    def load(self, jobs: Iterable[Job]) -> None:
+        """Fill an empty state: what `apply` would give for each, but at a million jobs in seconds."""
+        queued, points = Status.QUEUED, self.limits.points
+        alike: dict[int, tuple[Terms, list[int]]] = {}  # by identity: Terms are interned
+        linked: list[Job] = []
+        for job in jobs:
+            self.jobs[job.id] = job
+            terms = job.terms
+            if job.edges:
+                linked.append(job)
+            if job.key is not None or job.ancestors or terms.group is not None:
+                self._index(job, add=True)
+            if job.status is queued:
+                same = alike.get(id(terms))
+                if same is None:
+                    same = alike[id(terms)] = (terms, [])
+                same[1].append(rank_key(job, points))
+            else:
+                self._count(job, 1)
+            due = None if job.status is queued and terms.expires_in is None else job.due
+            if due is not None:
+                self._timers.append((due, job.id))
+        heapify(self._timers)
+        self._load_lanes(alike)
+        for job in linked:
+            self._link(None, job)
+            self.inheritance.change(None, job, self.jobs.get)
+
+    def _load_lanes(self, alike: dict[int, tuple[Terms, list[int]]]) -> None:
+        lanes: dict[str, dict[Signature, list[int]]] = {}
+        for terms, keys in alike.values():
+            self.statuses[Status.QUEUED] += len(keys)
+            self.tiers[terms.tier] += len(keys)
+            self.agents[terms.agent] += len(keys)
+            lanes.setdefault(terms.agent, {}).setdefault(signature(terms), []).extend(keys)
+        for agent, entries in lanes.items():
+            self.lane(agent).load(entries)
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def rank_key(self, job: Job) -> int:
+        return rank_key(job, self.limits.points, self.inheritance.of(job.id))
+
+    def lane(self, agent: str) -> Lane:
+        lane = self.lanes.get(agent)
+        if lane is None:
+            lane = self.lanes[agent] = Lane()
+        return lane
+
+    def position(self, job: Job) -> tuple[int, int]:
+        """(rank in its lane, 1 first; how many are ahead over all lanes) of a queued job."""
+        key = self.rank_key(job)
+        own = self.lanes[job.terms.agent].order.rank(key)
+        ahead = sum(lane.order.rank(key) for name, lane in self.lanes.items() if name != job.terms.agent)
+        return own + 1, own + ahead
+
+    def queued(self) -> int:
+        return self.statuses[Status.QUEUED]
+
+    def pool_busy(self) -> int:
+        """Pool slots taken: interactive ones, workers' and lent ones are not counted."""
+        return sum(1 for job in self.running.values() if self.takes_slot(job))
+
+    def agent_busy(self, agent: str) -> int:
+        return sum(1 for job in self.running.values() if job.terms.agent == agent and self.takes_slot(job))
+
+    def interactive_busy(self) -> int:
+        return sum(1 for job in self.running.values() if _run(job).over and job.id not in self.lent)
+
+    def takes_slot(self, job: Job) -> bool:
+        run = _run(job)
+        return not run.over and run.worker is None and job.id not in self.lent
+
+    def free_slot_number(self) -> int:
+        """The smallest OPUS_SLOT that no running attempt has."""
+        taken = {_run(job).slot for job in self.running.values()}
+        return next(number for number in range(1, len(taken) + 2) if number not in taken)
+
+    def next_due(self) -> tuple[int, Job] | None:
+        """The next job that time alone changes, and when."""
+        while self._timers:
+            due, number = self._timers[0]
+            job = self.jobs.get(number)
+            if job is not None and job.due == due:
+                return due, job
+            heappop(self._timers)
+        return None
+
+    def shape(self) -> dict[str, object]:
+        """Everything that a rebuild must give again; for tests and for nothing else."""
+        return {
+            "jobs": self.jobs,
+            "keys": self.keys,
+            "lanes": {name: list(lane.order) for name, lane in self.lanes.items() if len(lane.order)},
+            "running": self.running,
+            "dependents": {up: sorted(ids) for up, ids in self.dependents.items()},
+            "descendants": {up: sorted(ids) for up, ids in self.descendants.items()},
+            "groups": {group: sorted(ids) for group, ids in self.groups.items()},
+            "statuses": +self.statuses,
+            "tiers": +self.tiers,
+            "agents": +self.agents,
+            "needs": +self.held_needs,
+            "group_running": +self.group_running,
+            "heirs": {job: (heir.tier, heir.since) for job, heir in self.inheritance.known().items()},
+            "timers": sorted({(due, job) for due, job in self._timers if job in self.jobs and self.jobs[job].due == due}),
+            "pauses": self.pauses.names,
+        }
+
+    # --- indexes ----------------------------------------------------------------------------------
+
+    def _move(self, number: int, old: Heir | None, new: Heir | None) -> None:
+        """A queued job inherits another tier: it changes its place."""
+        job = self.jobs.get(number)
+        if job is None or job.status is not Status.QUEUED:
+            return
+        lane = self.lanes[job.terms.agent]
+        lane.remove(rank_key(job, self.limits.points, old))
+        lane.push(rank_key(job, self.limits.points, new), signature(job.terms))
+
+    def _count(self, job: Job, by: int) -> None:
+        terms = job.terms
+        self.statuses[job.status] += by
+        self.tiers[terms.tier] += by
+        self.agents[terms.agent] += by
+        if job.status not in ALIVE:
+            return
+        if by > 0:
+            self.running[job.id] = job
+        else:
+            del self.running[job.id]
+        for name, amount in terms.needs:
+            self.held_needs[name] += by * amount
+        if terms.group is not None:
+            self.group_running[terms.group] += by
+        if by < 0:
+            self.woke(job)
+
+    def woke(self, job: Job) -> None:
+        """What this job held is free: jobs that lack it are looked at again."""
+        names = [f"need:{name}" for name, _ in job.terms.needs]
+        if job.terms.group is not None:
+            names.append(f"group:{job.terms.group}")
+        for name in names:
+            self.wake(name)
+
+    def wake(self, name: str) -> None:
+        for lane in self.lanes.values():
+            lane.wake(name)
+
+    def wake_all_needs(self) -> None:
+        """A reservation ended: whoever lacked what it kept is looked at again."""
+        for lane in self.lanes.values():
+            lane.wake_all()
+
+    def _index(self, job: Job, *, add: bool) -> None:
+        if job.key is not None:
+            if add:
+                self.keys[job.key] = job.id
+            else:
+                self.keys.pop(job.key, None)
+        for ancestor in job.ancestors:
+            _toggle(self.descendants, ancestor, job.id, add=add)
+        if job.terms.group is not None:
+            _toggle(self.groups, job.terms.group, job.id, add=add)
+
+    def _grow(self, job: Job, by: int) -> None:
+        if job.ancestors and job.root in self.tree_sizes:
+            self.tree_sizes[job.root] += by
+
+    def _link(self, old: Job | None, new: Job | None) -> None:
+        job = new or old
+        assert job is not None
+        before, after = _unsatisfied(old), _unsatisfied(new)
+        for upstream in before - after:
+            _toggle(self.dependents, upstream, job.id, add=False)
+        for upstream in after - before:
+            _toggle(self.dependents, upstream, job.id, add=True)
+
+
+def signature(terms: Terms) -> Signature:
+    return Signature(terms.interactive, terms.group, terms.needs)
+
+
+def _run(job: Job) -> Run:
+    assert job.run is not None, f"job {job.id} is {job.status} without a run"
+    return job.run
+
+
+def _blocked(job: Job | None) -> bool:
+    return job is not None and job.status is Status.BLOCKED
+
+
+def _unsatisfied(job: Job | None) -> set[int]:
+    return set() if job is None else {edge.upstream for edge in job.edges if edge.state is not EdgeState.SATISFIED}
+
+
+def _toggle(index: dict[int, dict[int, None]] | dict[str, dict[int, None]], name: int | str, job: int, *, add: bool) -> None:
+    entries: dict[int, None]
+    if add:
+        entries = index.setdefault(name, {})  # type: ignore[arg-type]
+        entries[job] = None
+        return
+    entries = index[name]  # type: ignore[index]
+    entries.pop(job, None)
+    if not entries:
+        del index[name]  # type: ignore[arg-type]
+
