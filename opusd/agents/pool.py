@@ -1,0 +1,338 @@
+"""The pool: starts attempts, watches their shims, adopts those of an earlier daemon, ends them, reads their output.
+
+Own and adopted attempts take one path: the shim's pidfd is watched, and when it is over the traces in the
+attempt's folder say how it ended. The pool decides nothing: it starts what it is told and reports what
+happened, each fact once, on the loop. Must not know jobs, the registry or the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from opusd.agents import kernel, machine, output, traces
+from opusd.agents.attempt import Attempt, Key, Stage
+from opusd.agents.launcher import Launcher, Message
+from opusd.agents.reader import OutputReader
+from opusd.agents.result import NAME as RESULT_NAME
+from opusd.agents.spec import Adopted, Chunk, Ended, Exit, Launch, NeverRan, Report, Started
+from opusd.agents.watch import OutputWatch
+
+T = TypeVar("T")
+
+_OPEN_SECONDS = 20.0
+_RELAUNCH_SECONDS = 1.0
+_LOCK_SECONDS = 1.0
+_RECOVER_SECONDS = 10.0
+
+
+class AgentPool:
+    """`runs` is where attempts leave their traces; `report` is called on the loop with every fact.
+
+    `limit` is a net under the scheduler, which alone counts slots: nobody ever waits for it.
+    """
+
+    def __init__(self, *, runs: Path, report: Callable[[Report], None], limit: int = 64, inotify: bool = True) -> None:
+        self.punches_holes = True
+        self.limit = limit
+        self._runs = runs.absolute()
+        self._report = report
+        self._launcher = Launcher(self._heard, self._launcher_gone)
+        self._generation = 0
+        self._launched_at = 0.0
+        self._relaunch: asyncio.TimerHandle | None = None
+        self._ready = asyncio.Event()
+        self._attempts: dict[Key, Attempt] = {}
+        self._shims: dict[int, Attempt] = {}
+        self._watch = OutputWatch(inotify=inotify)
+        self._threads = ThreadPoolExecutor(8, "opusd-agents")
+        self._reader = OutputReader(self._watch, self._threads)
+        self._scope: str | None = None
+        self._closed = False
+
+    async def open(self) -> None:
+        """Start the launcher, which is to happen before the daemon is big, and see what this machine can do."""
+        self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._start_launcher()
+        self._watch.open()
+        self.punches_holes = await self._in_thread(partial(machine.punches_holes, self._runs))
+        self._scope = machine.scope_program(os.environ)
+        async with asyncio.timeout(_OPEN_SECONDS):
+            await self._ready.wait()
+
+    async def close(self) -> None:
+        """Stop watching; agents live on."""
+        self._closed = True
+        if self._relaunch is not None:
+            self._relaunch.cancel()
+        await self._launcher.close()
+        for attempt in list(self._attempts.values()):
+            self._unwatch(attempt)
+            attempt.wake()
+        self._attempts.clear()
+        self._watch.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def launcher_pid(self) -> int | None:
+        """The launcher's process, None between the death of one and the start of the next."""
+        return self._launcher.pid
+
+    def running(self) -> list[Key]:
+        """The attempts that are not over, those that are being launched among them."""
+        return list(self._attempts)
+
+    def start(self, launch: Launch) -> None:
+        """Launch an attempt; returns at once, and whatever goes wrong comes as a report."""
+        key = (launch.job, launch.attempt)
+        assert len(self._attempts) < self.limit, "the scheduler placed more attempts than the pool may hold"
+        assert key not in self._attempts, f"attempt {key} is running already"
+        attempt = Attempt(key, launch.attempt_id, self._folder(key), Stage.LAUNCHING)
+        self._attempts[key] = attempt
+        try:
+            for folder in (attempt.folder.parent, attempt.folder, attempt.folder / "out"):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            attempt.log.touch(mode=0o600)
+            self._start_launcher()
+            attempt.generation = self._generation
+            self._launcher.send(self._message(launch, attempt.folder), launch.stdin or b"")
+        except OSError as error:
+            self._refused(attempt, error.errno or 0, str(error))
+
+    def stop(self, job: int, attempt: int, grace: float) -> None:
+        """TERM to every process of the attempt, KILL after the grace; a later call may shorten it, not lengthen it.
+
+        The shim does both, so it happens even if the daemon dies in between. Not known: nothing is done.
+        """
+        known = self._attempts.get((job, attempt))
+        if known is not None:
+            known.end_by(kernel.boot_seconds() + max(0.0, grace))
+
+    def set_deadline(self, job: int, attempt: int, seconds: float | None) -> None:
+        """A running attempt's timeout has moved: its shim is told, for the case that no daemon is there by then."""
+        known = self._attempts.get((job, attempt))
+        if known is not None:
+            known.orders["deadline"] = None if seconds is None else kernel.boot_seconds() + seconds
+            known.write_orders()
+
+    async def recover(self, running: Sequence[tuple[int, int, str, float | None]]) -> None:
+        """Find out what became of attempts that the registry calls running: (job, attempt, attempt_id, seconds left).
+
+        Reports exactly one of Adopted, NeverRan and Ended for each; all are out on return, but for an
+        attempt whose last processes resist being killed for 10 s.
+        """
+        over: list[asyncio.Future[None]] = []
+        for job, number, attempt_id, left in running:
+            key = (job, number)
+            assert key not in self._attempts, f"attempt {key} is known already"
+            attempt = Attempt(key, attempt_id, self._folder(key), Stage.SETTLING)
+            self._attempts[key] = attempt
+            try:
+                found = await self._in_thread(partial(traces.find, attempt.folder, attempt_id))
+            except OSError as error:
+                self._over(attempt, attempt.ended(_lost(error)))
+                continue
+            match found:
+                case traces.Live():
+                    attempt.read_orders()
+                    self._watch_shim(attempt, found.claim.shim, found.pidfd)
+                    self._tell(Adopted(job=job, attempt=number, shim_pid=attempt.shim[0]))
+                    if left is not None:
+                        self.set_deadline(job, number, left)
+                case NeverRan():
+                    self._over(attempt, None)
+                case None:
+                    over.append(self._settle(attempt))
+        if over:
+            await asyncio.wait(over, timeout=_RECOVER_SECONDS)
+
+    def attempt_of(self, pid: int) -> Key | None:
+        """The live attempt that a process belongs to: a shim is among its ancestors, start times compared."""
+        self._launcher.pump()  # a shim begins only when we can know of it
+        return kernel.ancestor(pid, {attempt.shim: attempt.key for attempt in self._shims.values()})
+
+    async def read_output(self, job: int, attempt: int, offset: int, limit: int, wait_s: float) -> Chunk:
+        """Output from `offset` on; with nothing there and the attempt not over, wait up to `wait_s` for some."""
+        key = (job, attempt)
+        path = self._folder(key) / "output.log"
+        return await self._reader.read(path, offset, limit, wait_s, lambda: self._attempts.get(key))
+
+    def output_size(self, job: int, attempt: int) -> int:
+        """Bytes of output as written, 0 when there is none."""
+        return output.size_of(self._folder((job, attempt)) / "output.log")
+
+    # Launching
+
+    def _message(self, launch: Launch, folder: Path) -> Message:
+        """What the shim is to know; the two names in the environment are those that the pool itself relies on."""
+        scope = self._scope if launch.memory_max is not None and "XDG_RUNTIME_DIR" in launch.env else None
+        names = {"OPUS_ATTEMPT_ID": launch.attempt_id, "OPUS_RESULT": str(folder / "out" / RESULT_NAME)}
+        return {
+            "job": launch.job,
+            "attempt": launch.attempt,
+            "attempt_id": launch.attempt_id,
+            "folder": str(folder),
+            "argv": launch.argv,
+            "prefix": machine.scope_argv(scope, launch.memory_max) if scope and launch.memory_max else [],
+            "env": {**launch.env, **names},
+            "workdir": launch.workdir,
+            "has_stdin": launch.stdin is not None,
+            "head": launch.head,
+            "tail": launch.tail,
+            "punch": self.punches_holes,
+            "deadline_s": launch.deadline_s,
+            "overtime_s": launch.overtime_s,
+            "grace_s": launch.grace_s,
+            "data_limit": None if scope else launch.memory_max,
+            "nice": launch.nice,
+            "umask": launch.umask,
+        }
+
+    def _start_launcher(self) -> None:
+        if self._launcher.pid is None:
+            self._launched_at = asyncio.get_running_loop().time()
+            self._launcher.start()
+            self._generation += 1
+
+    def _heard(self, message: Message, handle: int | None) -> None:
+        if "ready" in message:
+            self._ready.set()
+            return
+        if "reaped" in message:
+            return  # the pidfd says so too, and for adopted ones it is the only one to
+        attempt = self._attempts.get((message["job"], message["attempt"]))
+        if attempt is None or attempt.stage is not Stage.LAUNCHING:
+            if handle is not None:
+                os.close(handle)
+        elif "refused" in message:
+            self._refused(attempt, message["refused"], f"no process for it: {os.strerror(message['refused'])}")
+        else:
+            claimed = (message["started"], message["start"])
+            self._began(attempt, claimed, handle if handle is not None else kernel.open_verified(*claimed))
+
+    def _began(self, attempt: Attempt, claimed: tuple[int, int], pidfd: int | None) -> None:
+        self._watch_shim(attempt, claimed, pidfd)
+        report = Started(job=attempt.key[0], attempt=attempt.key[1], shim_pid=claimed[0])
+        asyncio.get_running_loop().call_soon(self._tell, report)  # not from inside a caller of attempt_of
+        attempt.send_end()
+
+    def _refused(self, attempt: Attempt, number: int, why: str) -> None:
+        attempt.stage = Stage.SETTLING
+        ended = attempt.ended(Exit(kind="spawn", errno=number, message=f"cannot start: {why}"))
+        asyncio.get_running_loop().call_soon(self._over, attempt, ended)
+
+    def _launcher_gone(self) -> None:
+        """Start another; of launches that were not answered, find out how far they came."""
+        if self._closed:
+            return
+        loop = asyncio.get_running_loop()
+        early = loop.time() < self._launched_at + _RELAUNCH_SECONDS
+        self._relaunch = loop.call_later(_RELAUNCH_SECONDS if early else 0.0, self._launch_again)
+        for attempt in list(self._attempts.values()):
+            if attempt.stage is Stage.LAUNCHING:
+                attempt.stage = Stage.SETTLING
+                work = partial(traces.find, attempt.folder, attempt.attempt_id)
+                self._then(attempt, work, partial(self._found_unanswered, attempt))
+
+    def _launch_again(self) -> None:
+        try:
+            self._start_launcher()
+        except OSError:
+            self._relaunch = asyncio.get_running_loop().call_later(_RELAUNCH_SECONDS, self._launch_again)
+
+    def _found_unanswered(self, attempt: Attempt, found: traces.Live | NeverRan | None) -> None:
+        match found:
+            case traces.Live():
+                self._began(attempt, found.claim.shim, found.pidfd)
+            case NeverRan():
+                self._over(attempt, None)
+            case None:
+                self._settle(attempt)
+
+    # Watching
+
+    def _watch_shim(self, attempt: Attempt, claimed: tuple[int, int], pidfd: int | None) -> None:
+        attempt.stage = Stage.RUNNING
+        attempt.pidfd = pidfd
+        if pidfd is None:  # alive in another pid namespace: its lock is all that can be seen of it
+            self._look_at_lock(attempt)
+            return
+        attempt.shim = claimed
+        self._shims[claimed[0]] = attempt
+        asyncio.get_running_loop().add_reader(pidfd, self._settle, attempt)
+
+    def _look_at_lock(self, attempt: Attempt) -> None:
+        if traces.is_held(attempt.folder):
+            attempt.timer = asyncio.get_running_loop().call_later(_LOCK_SECONDS, self._look_at_lock, attempt)
+        else:
+            self._settle(attempt)
+
+    def _unwatch(self, attempt: Attempt) -> None:
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+        if attempt.pidfd is not None:
+            asyncio.get_running_loop().remove_reader(attempt.pidfd)
+            os.close(attempt.pidfd)
+            attempt.pidfd = None
+            self._shims.pop(attempt.shim[0], None)
+
+    def _settle(self, attempt: Attempt) -> asyncio.Future[None]:
+        """The shim is over: find out how it ended, and end what it left running, if it did."""
+        attempt.stage = Stage.SETTLING
+        self._unwatch(attempt)
+        work = partial(traces.settle, attempt.folder, *attempt.key, attempt.attempt_id)
+        return self._then(attempt, work, partial(self._settled, attempt))
+
+    def _settled(self, attempt: Attempt, ended: Ended | None) -> None:
+        if ended is None and attempt.generation == self._generation:
+            message = "cannot start: its shim ended before it could claim the attempt"
+            ended = attempt.ended(Exit(kind="spawn", errno=errno.EIO, message=message))
+        self._over(attempt, ended)
+
+    def _over(self, attempt: Attempt, ended: Ended | None) -> None:
+        """The last word on an attempt; None: it never ran."""
+        self._attempts.pop(attempt.key, None)
+        self._watch.forget(attempt.log)
+        attempt.wake()
+        self._tell(ended if ended is not None else NeverRan(job=attempt.key[0], attempt=attempt.key[1]))
+
+    def _tell(self, report: Report) -> None:
+        if not self._closed:
+            self._report(report)
+
+    # Threads
+
+    def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _then(self, attempt: Attempt, work: Callable[[], T], then: Callable[[T], None]) -> asyncio.Future[None]:
+        """Blocking work for an attempt, then its continuation on the loop; a fault in the work is the attempt's end."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def go_on(worked: asyncio.Future[T]) -> None:
+            done.set_result(None)
+            if self._closed or worked.cancelled():
+                return
+            error = worked.exception()
+            if error is None:
+                then(worked.result())
+                return
+            self._over(attempt, attempt.ended(_lost(error)))
+            if not isinstance(error, OSError):
+                raise error
+
+        self._in_thread(work).add_done_callback(go_on)
+        return done
+
+    def _folder(self, key: Key) -> Path:
+        return self._runs / str(key[0]) / str(key[1])
+
+
+def _lost(error: BaseException) -> Exit:
+    return Exit(kind="lost", message=f"what it left behind can't be read: {error}")

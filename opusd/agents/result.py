@@ -1,0 +1,65 @@
+"""What an agent wrote for us, opened as if by an enemy: no links followed, a regular file of ours, of bounded size."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+
+MAX_BYTES = 1 << 20
+NAME = "result.json"
+
+
+def read_result(folder: Path) -> tuple[bytes | None, str | None]:
+    """The JSON text of an attempt's `out/result.json`, or why it can't be used; (None, None): there is none."""
+    try:
+        place = os.open(folder / "out", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None, None
+    except OSError as error:
+        return None, f"the folder of the result can't be used: {_words(error)}"
+    try:
+        data = read_agent_file(NAME, place, MAX_BYTES)
+    except FileNotFoundError:
+        return None, None
+    except OSError as error:
+        return None, f"{NAME} can't be used: {_words(error)}"
+    except ValueError as error:
+        return None, f"{NAME} can't be used: {error}"
+    finally:
+        os.close(place)
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        return None, f"{NAME} is not JSON: {error}"
+    return data, None
+
+
+def read_agent_file(name: str, place: int, limit: int) -> bytes:
+    """The content of a file that an agent wrote, in an open folder; ValueError says what is wrong with it."""
+    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=place)
+    try:
+        info = os.fstat(file)
+        if not stat.S_ISREG(info.st_mode):
+            raise ValueError("it is not a regular file")
+        if info.st_uid != os.geteuid():
+            raise ValueError("it belongs to another user")
+        if info.st_nlink != 1:
+            raise ValueError("it has more than one link")
+        if info.st_size > limit:
+            raise ValueError(f"it is larger than {limit} bytes")
+        data = bytearray()
+        while len(data) <= limit and (part := os.read(file, limit + 1 - len(data))):
+            data += part
+    finally:
+        os.close(file)
+    if len(data) > limit:
+        raise ValueError(f"it is larger than {limit} bytes")
+    return bytes(data)
+
+
+def _words(error: OSError) -> str:
+    return "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror or str(error)

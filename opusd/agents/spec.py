@@ -1,0 +1,110 @@
+"""What goes into the pool and what comes out of it: a launch, and the reports about it.
+
+Values only. Times are seconds; a deadline counts from the moment of the launch. An attempt is named by
+(job, attempt) for the registry and by `attempt_id`, 128 random bits as text, for the processes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+MIB = 1 << 20
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt to run: `argv` and `env` are final; `stdin` of any size is what the agent reads, None is nothing.
+
+    `head` and `tail` are how much of the output is kept when it is more than both. `deadline_s` is when the
+    daemon means to end the attempt; its shim does it `overtime_s` later when no daemon did. `grace_s` is the
+    time between TERM and KILL when nobody says another. `memory_max` is in bytes.
+    """
+
+    job: int
+    attempt: int
+    attempt_id: str
+    argv: list[str]
+    env: dict[str, str]
+    workdir: str
+    stdin: bytes | None = None
+    head: int = 8 * MIB
+    tail: int = 56 * MIB
+    deadline_s: float | None = None
+    overtime_s: float = 60.0
+    grace_s: float = 10.0
+    memory_max: int | None = None
+    nice: int | None = None
+    umask: int | None = None
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """How an attempt ended.
+
+    exit: by itself, with `code`. signal: by `signal`. spawn: it never began, for `errno` where one is known.
+    lost: nobody saw how; what was left of it is ended. `message` says it in words.
+    """
+
+    kind: Literal["exit", "signal", "spawn", "lost"]
+    code: int | None = None
+    signal: int | None = None
+    errno: int | None = None
+    message: str = ""
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The shim of an attempt lives; the agent itself comes an instant later."""
+
+    job: int
+    attempt: int
+    shim_pid: int
+
+
+class Adopted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """An attempt of an earlier daemon runs on and is watched; `shim_pid` is 0 when it is in another pid namespace."""
+
+    job: int
+    attempt: int
+    shim_pid: int
+
+
+class NeverRan(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """An attempt never began and never will: its fence is up."""
+
+    job: int
+    attempt: int
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """An attempt is over: no process of it is left.
+
+    `result` is the JSON text that the agent wrote to $OPUS_RESULT, None when there is none or it can't be
+    used, and then `result_problem` says why. `output_tail` is the last 2 KiB of output; `log_bytes` counts all
+    that was written.
+    """
+
+    job: int
+    attempt: int
+    exit: Exit
+    result: bytes | None = None
+    result_problem: str | None = None
+    output_tail: str = ""
+    log_bytes: int = 0
+
+
+Report = Started | Adopted | NeverRan | Ended
+
+
+class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of an attempt's output: bytes `offset` up to `next_offset`, counted as written.
+
+    `dropped` bytes before `offset` were asked for and are no longer kept. `truncated`: the agent cut its log
+    short below the offset asked for, so this begins at 0 again.
+    """
+
+    data: str
+    offset: int
+    next_offset: int
+    dropped: int = 0
+    eof: bool = False
+    truncated: bool = False
