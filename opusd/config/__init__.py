@@ -1,0 +1,338 @@
+"""config.toml -> Config: every value read, checked against the others, and ready for those who use it.
+
+`parse` is pure; `load` reads the file and refuses one that others can write, for it names programs to run.
+Knows nothing of the agents' programs: whether an argv can be filled in is judged where it is.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import asdict, replace
+
+from opusd.config.decode import ConfigError, decode, join
+from opusd.config.machine import automatic_pool
+from opusd.config.tables import (
+    AgentTable,
+    Defaults,
+    File,
+    Log,
+    Order,
+    Output,
+    Retention,
+    RetryTable,
+    RouteTable,
+    Security,
+)
+from opusd.core.job import Tier
+from opusd.core.limits import UNLIMITED, Agent, Limits, Route
+from opusd.core.priority import parse_priority
+from opusd.core.retry import PRESETS, FailureClass, Policy, Strategy
+
+__all__ = ["EXEC", "PULL", "AgentConfig", "Config", "ConfigError", "load", "parse"]
+
+EXEC: Final = "exec"
+"""Runs a job's own command."""
+PULL: Final = "pull"
+"""Workers alone take its jobs."""
+
+_BUILT_IN: Final[dict[str, dict[str, Any]]] = {EXEC: {"retry": "none"}, PULL: {"slots": 0}}
+_NEVER_RETRIED: Final = (FailureClass.RATE_LIMITED, FailureClass.LOST, FailureClass.CANCELLED)
+_LONGEST_SOCKET_PATH: Final = 107
+
+
+class AgentConfig(msgspec.Struct, frozen=True):
+    """One way to do work. `slots` None: as many as the pool has, however that is resized."""
+
+    name: str
+    argv: tuple[str, ...] = ()
+    stdin: str = "prompt"
+    output: str = "text"
+    slots: int | None = None
+    max_queued: int | None = None
+    timeout: int | None = None
+    env: dict[str, str | dict[str, str]] = {}
+    env_pass: tuple[str, ...] = ()
+    retry: Policy = PRESETS["default"]
+    may_submit: tuple[str, ...] = ()
+    needs: dict[str, int] = {}
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Durations are microseconds, sizes bytes. `automatic` tells that the machine chose `max_concurrent`."""
+
+    default_agent: str | None
+    max_concurrent: int
+    automatic: bool
+    interactive_slots: int
+    max_queued: int
+    max_depth: int
+    max_children: int
+    order: Order
+    defaults: Defaults
+    resources: dict[str, int]
+    groups: dict[str, int]  # name -> max_running
+    routes: tuple[Route, ...]
+    agents: dict[str, AgentConfig]
+    retry: dict[str, Policy]  # the presets too
+    retention: Retention
+    output: Output
+    security: Security
+    socket_path: str | None
+    log: Log
+
+    def longest_wait_hours(self) -> float:
+        """Nothing that is not critical goes before a job that became ready this many hours earlier."""
+        return self.order.points.bound_hours()
+
+    def slots(self, agent: str, max_concurrent: int | None = None) -> int:
+        """An agent's slots in a pool of this size (the configured)."""
+        own = self.agents[agent].slots
+        return own if own is not None else self.max_concurrent if max_concurrent is None else max_concurrent
+
+    def limits(self, max_concurrent: int | None = None) -> Limits:
+        """What the core needs of all this, for a pool of this size (the configured)."""
+        return Limits(
+            agents={
+                agent.name: Agent(
+                    name=agent.name,
+                    slots=self.slots(agent.name, max_concurrent),
+                    max_queued=UNLIMITED if agent.max_queued is None else agent.max_queued,
+                    retry=agent.retry,
+                    timeout=agent.timeout,
+                    may_submit=agent.may_submit,
+                    needs=tuple(sorted(agent.needs.items())),
+                )
+                for agent in self.agents.values()
+            },
+            routes=self.routes,
+            default_agent=self.default_agent,
+            points=self.order.points,
+            max_concurrent=self.max_concurrent if max_concurrent is None else max_concurrent,
+            interactive_slots=self.interactive_slots,
+            max_queued=self.max_queued,
+            max_depth=self.max_depth,
+            max_children=self.max_children,
+            reserve_after=self.order.reserve_after,
+            grace=self.defaults.grace,
+            expires_in=self.defaults.expires_in,
+            timeout=self.defaults.timeout,
+            capacities=self.resources,
+            groups=self.groups,
+        )
+
+
+def load(path: Path, *, must_exist: bool = False) -> Config:
+    """The configuration in this file; the defaults when there is none, unless it was asked for by name."""
+    try:
+        text = _read(path)
+    except FileNotFoundError:
+        if must_exist:
+            raise ConfigError(f"{path} does not exist") from None
+        text = ""
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+    try:
+        return parse(tomllib.loads(text), pool=automatic_pool())
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def parse(data: Mapping[str, Any], *, pool: int = 3) -> Config:
+    """What TOML's tables say, with the defaults and the built-in agents; `pool` is what "auto" stands for."""
+    file = decode(data, File)
+    policies = _policies(file.retry)
+    agents = _agents(data, file, policies)
+    automatic = file.max_concurrent == "auto"
+    config = Config(
+        default_agent=file.default_agent or None,
+        max_concurrent=pool if isinstance(file.max_concurrent, str) else file.max_concurrent,
+        automatic=automatic,
+        interactive_slots=file.interactive_slots,
+        max_queued=file.max_queued,
+        max_depth=file.max_depth,
+        max_children=file.max_children,
+        order=file.order,
+        defaults=file.defaults,
+        resources=dict(file.resources),
+        groups={name: group.max_running for name, group in file.groups.items()},
+        routes=tuple(_route(number, route) for number, route in enumerate(file.routes, 1)),
+        agents=agents,
+        retry=policies,
+        retention=file.retention,
+        output=file.output,
+        security=file.security,
+        socket_path=file.socket.path or None,
+        log=file.log,
+    )
+    _check(config)
+    return config
+
+
+def _read(path: Path) -> str:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"{path} is not a regular file")
+        if found.st_uid not in {0, os.geteuid()}:
+            raise ConfigError(
+                f"{path} belongs to uid {found.st_uid}; it names programs to run: it must be yours or root's"
+            )
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise ConfigError(f"{path} can be written by others, and it names programs to run: chmod go-w {path}")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read().decode()
+    finally:
+        os.close(descriptor)
+
+
+def _policies(tables: Mapping[Any, RetryTable]) -> dict[str, Policy]:
+    policies = dict(PRESETS)
+    for name, table in tables.items():
+        policies[name] = _policy(table, PRESETS.get(name, PRESETS["default"]), join("retry", name))
+    return policies
+
+
+def _policy(table: RetryTable, base: Policy, path: str) -> Policy:
+    policy = replace(base, **{key: value for key, value in asdict(table).items() if value is not None})
+    for failure in policy.on or ():
+        if failure in _NEVER_RETRIED:
+            raise ConfigError(
+                f"{path}.on: {failure.value} is no matter of retries: such a job is put back, or was ended"
+            )
+    if policy.cap < policy.base:
+        raise ConfigError(f"{path}.cap is shorter than its base")
+    if policy.strategy is Strategy.NONE and policy.max_retries:
+        raise ConfigError(f'{path}: with the strategy "none" nothing is retried, so max_retries is 0')
+    return policy
+
+
+def _agents(data: Mapping[str, Any], file: File, policies: Mapping[str, Policy]) -> dict[str, AgentConfig]:
+    """Those of the file in its order, after the built-in ones, which have defaults of their own."""
+    agents = {}
+    tables: dict[str, AgentTable] = {str(name): table for name, table in file.agents.items()}
+    for name, built_in in _BUILT_IN.items():
+        tables[name] = decode({**built_in, **data.get("agents", {}).get(name, {})}, AgentTable, f"agents.{name}")
+    for name in sorted(tables, key=lambda name: name not in _BUILT_IN):
+        table = tables[name]
+        path = join("agents", name)
+        if name in _BUILT_IN and table.argv:
+            raise ConfigError(
+                f"{path}.argv: " + ("exec runs the job's command" if name == EXEC else "pull starts nothing")
+            )
+        if name == PULL and table.slots != 0:
+            raise ConfigError(f"{path}.slots: workers alone take the jobs of pull, so it has 0")
+        if name not in _BUILT_IN and not table.argv and table.slots != 0:
+            raise ConfigError(
+                f"{path}.argv is missing: the program and its arguments (or slots = 0, for workers alone)"
+            )
+        agents[name] = _agent(name, table, policies, path)
+    return agents
+
+
+def _agent(name: str, table: AgentTable, policies: Mapping[str, Policy], path: str) -> AgentConfig:
+    policy = _named_policy(table, policies, path)
+    if table.max_retries is not None:
+        if policy.strategy is Strategy.NONE and table.max_retries:
+            raise ConfigError(f'{path}.max_retries: its retry policy is none; name another, such as retry = "default"')
+        policy = replace(policy, max_retries=table.max_retries)
+    for variable, value in table.env.items():
+        _variable(variable, value, f"{path}.env")
+    if any("\0" in argument for argument in table.argv) or table.argv[:1] == ("",):
+        raise ConfigError(f"{path}.argv: no argument holds a NUL, and the program has a name")
+    return AgentConfig(
+        name=name,
+        argv=table.argv,
+        stdin=table.stdin,
+        output=table.output,
+        slots=table.slots,
+        max_queued=table.max_queued,
+        timeout=table.timeout,
+        env=table.env,
+        env_pass=table.env_pass,
+        retry=policy,
+        may_submit=(name,) if table.may_submit is None else table.may_submit,
+        needs=table.needs,
+    )
+
+
+def _named_policy(table: AgentTable, policies: Mapping[str, Policy], path: str) -> Policy:
+    if not isinstance(table.retry, str):
+        path = f"{path}.retry"
+        return _policy(decode(table.retry, RetryTable, path), PRESETS["default"], path)
+    if table.retry not in policies:
+        raise ConfigError(f"{path}.retry: there is no policy {table.retry!r}; there are {', '.join(policies)}")
+    return policies[table.retry]
+
+
+def _variable(name: str, value: str | dict[str, str], path: str) -> None:
+    if not name or "=" in name or "\0" in name:
+        raise ConfigError(f"{join(path, name)}: not a name of an environment variable")
+    if name.startswith(("OPUS_", "OPUSD_")):
+        raise ConfigError(f"{join(path, name)}: the daemon itself sets what begins with OPUS_ and OPUSD_")
+    if isinstance(value, dict) and (len(value) != 1 or not value.keys() <= {"from_env", "from_file"}):
+        raise ConfigError(f"{join(path, name)}: a string, {{from_env = NAME}} or {{from_file = PATH}}")
+    if "\0" in (value if isinstance(value, str) else "".join(value.values())):
+        raise ConfigError(f"{join(path, name)}: no value holds a NUL")
+
+
+def _route(number: int, table: RouteTable) -> Route:
+    path = f"routes[{number}]"
+    try:
+        priority = None if table.priority is None else parse_priority(table.priority)
+    except ValueError as error:
+        raise ConfigError(f"{path}.priority: {error}") from None
+    if priority is not None and priority[0] is Tier.CRITICAL and table.match.source != "user":
+        raise ConfigError(f'{path}.priority: critical is for what a user asks; add source = "user" to its match')
+    name = table.name or f"route {number}"
+    return Route(name=name, agent=table.agent, priority=priority, **asdict(table.match))
+
+
+def _check(config: Config) -> None:
+    """What one table owes another."""
+    named: list[tuple[str, str]] = [("default_agent", name) for name in [config.default_agent] if name]
+    named += [(f"routes[{number}].agent", route.agent) for number, route in enumerate(config.routes, 1)]
+    for where, name in named:
+        _known_agent(config, where, name)
+        if name == EXEC:
+            raise ConfigError(f"{where}: exec runs commands; a prompt needs an agent that takes one")
+    for agent in config.agents.values():
+        for name in agent.may_submit:
+            _known_agent(config, join("agents", agent.name) + ".may_submit", name)
+        for need, amount in agent.needs.items():
+            if amount > (capacity := config.resources.get(need, 1)):
+                raise ConfigError(
+                    f"{join('agents', agent.name)}.needs: {amount} of {need!r}, of which there are {capacity}"
+                )
+    order = config.order
+    if not order.low <= order.normal <= order.urgent:
+        raise ConfigError(f"order: low <= normal <= urgent, not {order.low}, {order.normal}, {order.urgent}")
+    retention = config.retention
+    if retention.history is not None and (retention.finished is None or retention.history < retention.finished):
+        raise ConfigError("retention.history is not shorter than retention.finished: what is kept has a history")
+    if not retention.every:
+        raise ConfigError("retention.every is longer than 0")
+    if len({route.name for route in config.routes}) < len(config.routes):
+        raise ConfigError("routes: two have the same name, and `show` names the one that matched")
+    if (path := config.socket_path) and (
+        not path.startswith("/") or "\0" in path or len(os.fsencode(path)) > _LONGEST_SOCKET_PATH
+    ):
+        raise ConfigError(f"socket.path is an absolute path of at most {_LONGEST_SOCKET_PATH} bytes")
+
+
+def _known_agent(config: Config, path: str, name: str) -> None:
+    if name not in config.agents:
+        raise ConfigError(f"{path}: there is no agent {name!r}; there are {', '.join(config.agents)}")

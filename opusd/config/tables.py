@@ -1,0 +1,138 @@
+"""config.toml table by table, as it is written: each field is a key, each default is the key's.
+
+What a table means for the daemon, and what one table owes another, is opusd/config/__init__.py's.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from opusd.config.decode import Duration, Name, Size
+from opusd.core.order import Points
+from opusd.core.retry import FailureClass, Strategy
+from opusd.core.times import DAY, HOUR, MINUTE, SECOND
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
+Slots = Annotated[int, msgspec.Meta(ge=0, le=1000)]
+Head = Annotated[int, msgspec.Meta(ge=-1_000_000, le=1_000_000)]
+NonEmpty = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Retry = str | dict[str, object]
+"""The name of a policy, or a RetryTable in place. Not NonEmpty: msgspec 0.21 and 0.22 free the compiled pattern of a
+string that shares a union with a dict, and the collector crashes on it."""
+
+
+class Order(msgspec.Struct, frozen=True):
+    rate: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 25
+    low: Head = 0
+    normal: Head = 100
+    urgent: Head = 200
+    reserve_after: Duration = Duration(10 * MINUTE)
+
+    @property
+    def points(self) -> Points:
+        return Points(low=self.low, normal=self.normal, urgent=self.urgent, rate=self.rate)
+
+
+class Defaults(msgspec.Struct, frozen=True):
+    """What a job gets that says nothing, and whose agent says nothing."""
+
+    expires_in: Duration | None = None
+    timeout: Duration | None = None
+    grace: Duration = Duration(10 * SECOND)
+
+
+class Group(msgspec.Struct, frozen=True):
+    max_running: AtLeastOne
+
+
+class Match(msgspec.Struct, frozen=True):
+    type: NonEmpty | None = None
+    source: Literal["user", "automated", "agent"] | None = None
+    label: NonEmpty | None = None
+    tier: Literal["low", "normal", "urgent", "critical"] | None = None
+    group: NonEmpty | None = None
+
+
+class RouteTable(msgspec.Struct, frozen=True):
+    agent: NonEmpty
+    name: NonEmpty | None = None  # "route 1", by its place
+    match: Match = Match()
+    priority: str | int | None = None
+
+
+class RetryTable(msgspec.Struct, frozen=True):
+    """What is absent is as in the preset of the same name, else as in `default`."""
+
+    strategy: Strategy | None = None
+    base: Duration | None = None
+    cap: Duration | None = None
+    jitter: Annotated[float, msgspec.Meta(ge=0, le=10)] | None = None
+    max_retries: Count | None = None
+    on: tuple[FailureClass, ...] | None = None
+
+
+class AgentTable(msgspec.Struct, frozen=True):
+    argv: tuple[str, ...] = ()
+    stdin: Literal["prompt", "payload", "none"] = "prompt"
+    output: Literal["text"] = "text"
+    slots: Slots | None = None  # max_concurrent
+    max_queued: AtLeastOne | None = None
+    timeout: Duration | None = None
+    env: dict[str, str | dict[str, str]] = {}
+    env_pass: tuple[NonEmpty, ...] = ()
+    retry: Retry = "default"
+    max_retries: Count | None = None  # the policy's
+    may_submit: tuple[NonEmpty, ...] | None = None  # itself
+    needs: dict[NonEmpty, AtLeastOne] = {}
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """`finished`: then prompt, payload, result and output of a finished job go; `history`: then the rest."""
+
+    finished: Duration | None = Duration(30 * DAY)
+    history: Duration | None = Duration(365 * DAY)
+    every: Duration = Duration(HOUR)
+
+
+class Output(msgspec.Struct, frozen=True):
+    """How much of an attempt's output is kept: its beginning and its end, in bytes."""
+
+    head: Size = Size(8 << 20)
+    tail: Size = Size(56 << 20)
+
+
+class Security(msgspec.Struct, frozen=True):
+    env_secret: tuple[NonEmpty, ...] = ("*KEY*", "*TOKEN*", "*SECRET*", "*PASSWORD*", "*CREDENTIAL*")
+
+
+class Socket(msgspec.Struct, frozen=True):
+    path: str = ""  # where the contract has it; --socket and $OPUSD_SOCKET come first
+
+
+class Log(msgspec.Struct, frozen=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class File(msgspec.Struct, frozen=True):
+    default_agent: str = ""
+    max_concurrent: Annotated[int, msgspec.Meta(ge=1, le=1000)] | Literal["auto"] = 3
+    interactive_slots: Slots = 1
+    max_queued: AtLeastOne = 2_000_000
+    max_depth: Count = 3
+    max_children: Count = 50
+    order: Order = Order()
+    defaults: Defaults = Defaults()
+    resources: dict[NonEmpty, Count] = {}
+    groups: dict[NonEmpty, Group] = {}
+    routes: tuple[RouteTable, ...] = ()
+    agents: dict[Name, AgentTable] = {}
+    retry: dict[Name, RetryTable] = {}
+    retention: Retention = Retention()
+    output: Output = Output()
+    security: Security = Security()
+    socket: Socket = Socket()
+    log: Log = Log()
