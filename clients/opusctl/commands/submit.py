@@ -1,0 +1,170 @@
+"""`opusctl submit`: gives the daemon a job, or a file of jobs; stays for the end if asked to."""
+
+from __future__ import annotations
+
+from opusctl.failure import FAILED, INTERRUPTED, OK, Failure, UsageError
+from opusctl.jobfile import batches, parse, read_text
+from opusctl.jobs import code_of, queue_state, state
+from opusctl.parsing import duration, ref
+from opusctl.spec import add_spec_options, complete, fields, like
+from opusctl.text import plural
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from typing import Any
+
+    from opusctl.jobs import Job
+    from opusctl.parsing import Parser
+    from opusctl.session import Session
+    from opusctl.spec import Spec
+
+TAKES_COMMAND = True  # what follows `--` is not parsed but kept
+
+EXAMPLES = """\
+examples:
+  opusctl submit -p 'Fix the flaky test in tests/api' --agent claude --priority urgent
+  opusctl submit --wait -- make -j4 test
+  git diff | opusctl submit -p - --type review --follow
+  opusctl submit --depends-on 12 --depends-on lint:any -- ./deploy.sh
+  opusctl submit --depends-on 12:failure -p 'Say why job 12 failed'
+  opusctl submit --delay 2h --need repo:$PWD --key nightly -- make clean all
+  opusctl submit --file jobs.jsonl --group nightly
+  opusctl submit --like 12 --priority low"""
+
+
+def arguments(parser: Parser) -> None:
+    parser.usage = "opusctl submit [OPTIONS] (-p PROMPT | --file FILE | --like ID | -- ARGV...)"
+    parser.epilog = EXAMPLES
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("-p", "--prompt", metavar="PROMPT", help="what the agent is asked to do; - reads it from stdin")
+    what.add_argument("--file", metavar="FILE", help="a job, a list of jobs, or a job a line, in JSON; - is stdin")
+    parser.add_argument("--like", type=ref, metavar="ID", help="copy the fields of a job; options change them")
+    add_spec_options(parser)
+    parser.add_argument("--cron", metavar="WHEN", help="not yet: schedules come in a later version")
+    stay = parser.add_argument_group("staying for the end")
+    stay.add_argument("-w", "--wait", action="store_true", help="until it has ended: exit 0 when it completed, else 1")
+    stay.add_argument("-f", "--follow", action="store_true", help="the same, and print its output as it comes")
+    stay.add_argument("--wait-timeout", type=duration, metavar="DURATION", help="wait no longer than this: exit 124")
+
+
+def run(session: Session, args: Namespace) -> int:
+    _check(args)
+    specs, single = _specs(session, args)
+    if args.follow and len(specs) > 1:
+        raise UsageError("--follow follows one job; the file has several", hint="use --wait")
+    jobs = [_submit_one(session, specs[0], follow=args.follow)] if single else _submit_many(session, specs)
+    if args.follow:
+        return _follow(session, jobs[0])
+    if args.wait or args.wait_timeout is not None:
+        from opusctl.waiting import wait_for
+
+        return wait_for(session, [job["id"] for job in jobs], timeout=args.wait_timeout)
+    return OK
+
+
+def _check(args: Namespace) -> None:
+    """Refuse what does not go together before anything is sent."""
+    see = "see opusctl submit --help"
+    if args.cron is not None:
+        raise UsageError("--cron: schedules come in a later version; until then cron or a systemd timer can submit")
+    if args.argv is not None and not args.argv:
+        raise UsageError("no command behind --", hint=see)
+    if args.argv and (args.prompt is not None or args.file):
+        raise UsageError("a prompt or a file, and a command: give one of them", hint=see)
+    if args.file and args.like is not None:
+        raise UsageError("--file and --like: give one of them", hint=see)
+    if args.run_at and args.delay is not None:
+        raise UsageError("--run-at and --delay: give one of them", hint=see)
+
+
+def _specs(session: Session, args: Namespace) -> tuple[list[Spec], bool]:
+    """The jobs to submit, and whether it is one by itself and no batch."""
+    given = fields(args)
+    if args.file:
+        entries, single = parse(read_text(args.file, "file of jobs"), args.file)
+        if args.key and len(entries) > 1:
+            raise UsageError("--key names one job; the file has several")
+        return [complete({**entry, **given}) for entry in entries], single
+    if args.argv:
+        given["command"] = args.argv
+    elif args.prompt is not None:
+        given["prompt"] = read_text("-", "prompt") if args.prompt == "-" else args.prompt
+    if args.like is not None:
+        given = like(session.call("job.get", {"id": args.like}), given)
+    return [complete(given)], True
+
+
+def _submit_one(session: Session, spec: Spec, *, follow: bool) -> Job:
+    """Under --follow stdout is the job's output alone: the id is talk then."""
+    reply = session.call("job.submit", spec)
+    screen = session.screen
+    if screen.as_json:
+        screen.json(reply)
+    else:
+        if not follow:
+            screen.line(str(reply["job"]["id"]))
+        _talk(session, reply)
+    return reply["job"]  # type: ignore[no-any-return]
+
+
+def _submit_many(session: Session, specs: list[Spec]) -> list[Job]:
+    """Each batch is all or none; a later one that is refused does not take the earlier ones back."""
+    screen = session.screen
+    parts = list(batches(specs))
+    if len(parts) > 1:
+        screen.talk(f"{plural(len(specs), 'job')} go in {len(parts)} batches, each of them whole or not at all")
+    jobs: list[Job] = []
+    for part in parts:
+        try:
+            reply = session.call("job.submit_batch", {"jobs": part}, patience=120.0)
+        except Failure as failure:
+            _locate(failure, len(jobs))
+            if jobs:
+                screen.complain(
+                    f"opusctl: the first {plural(len(jobs), 'job')} of the file are submitted, the others not"
+                )
+            raise
+        if screen.as_json:
+            screen.json(reply)
+        for one in reply["jobs"]:
+            if not screen.as_json:
+                screen.line(str(one["job"]["id"]))
+            jobs.append(one["job"])
+    screen.talk(f"submitted {plural(len(jobs), 'job')}")
+    return jobs
+
+
+def _locate(failure: Failure, before: int) -> None:
+    """Name the entry that was refused as the file counts it."""
+    index = failure.data.get("index")
+    if isinstance(index, int):
+        failure.data["index"] = index + before
+        failure.message = f"job {index + before + 1} of the file: {failure.message}"
+
+
+def _talk(session: Session, reply: dict[str, Any]) -> None:
+    job = reply["job"]
+    if not reply["created"]:
+        session.screen.talk(f"job {job['id']} has this key already; nothing was changed. It {state(job)}")
+        return
+    place = queue_state(job)
+    session.screen.talk(f"submitted job {job['id']} to {job.get('agent')}: {place or state(job)}")
+
+
+def _follow(session: Session, job: Job) -> int:
+    from opusctl.output import Follower, Output
+
+    output = Output(session.screen)
+    try:
+        ended = Follower(session, output, job["id"], attempt=1).run()
+        if session.screen.as_json:
+            session.screen.json(ended)
+        session.screen.talk(f"job {ended['id']} {state(ended)}")
+    except KeyboardInterrupt:
+        output.close_line()
+        session.screen.talk(f"detached; job {job['id']} goes on. Come back with: opusctl logs -f {job['id']}")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return FAILED
+    return code_of([ended])
