@@ -9,7 +9,7 @@ import msgspec
 from opusd.core.errors import Forbidden, QuotaExceeded
 
 if TYPE_CHECKING:
-    from opusd.core.job import Job, Spec, Terms
+    from opusd.core.job import Spec, Terms
     from opusd.core.limits import Limits
     from opusd.core.state import State
 
@@ -30,7 +30,9 @@ class Caller(msgspec.Struct, frozen=True):
     @property
     def actor(self) -> str:
         """The word the audit trail uses for this caller: `user:1000` or `job:41`."""
-        return f"job:{self.job}" if self.agent and self.job is not None else "agent" if self.agent else f"user:{self.uid}"
+        if not self.agent:
+            return f"user:{self.uid}"
+        return "agent" if self.job is None else f"job:{self.job}"
 
 
 def require_person(caller: Caller, what: str) -> None:
@@ -47,7 +49,7 @@ def require_descendant(caller: Caller, job: int, ancestors: tuple[int, ...], wha
         raise Forbidden(message, job=job)
 
 
-def may_submit(  # noqa: PLR0913 - the whole of a submission is judged
+def may_submit(
     caller: Caller,
     spec: Spec,
     terms: Terms,
@@ -56,7 +58,10 @@ def may_submit(  # noqa: PLR0913 - the whole of a submission is judged
     ancestors: tuple[int, ...],
     tree_sizes: dict[int, int],
 ) -> None:
-    """Nothing for people; for a job's agent: source, parent, agent, depth and number. Its cwd is checked where files are."""
+    """Nothing for people; for a job's agent: source, parent, agent, depth and number.
+
+    Its cwd is checked where files are.
+    """
     if not caller.agent:
         return
     own = state.jobs.get(caller.job) if caller.job is not None else None
@@ -66,7 +71,8 @@ def may_submit(  # noqa: PLR0913 - the whole of a submission is judged
     _asks_nothing_of_people(caller, terms, ancestors)
     allowed = limits.agents[own.terms.agent].may_submit if own.terms.agent in limits.agents else ()
     if terms.agent not in allowed:
-        message = f"jobs of agent {own.terms.agent} may submit to {', '.join(allowed) or 'no agent'}, not to {terms.agent} (may_submit)"
+        listed = ", ".join(allowed) or "no agent"
+        message = f"jobs of agent {own.terms.agent} may submit to {listed}, not to {terms.agent} (may_submit)"
         raise Forbidden(message, agent=terms.agent)
     if "exec" not in allowed and (spec.command is not None or spec.verify is not None or spec.env):
         message = "command, verify and env are refused from a job's agent unless its agent's may_submit lists exec"

@@ -1,4 +1,4 @@
-"""What happens to a submission: its agent, its limits, its dependencies, its first state (contract, sections 2 to 4 and 8)."""
+"""What happens to a submission: its agent, limits, dependencies and first state (contract, sections 2 to 4 and 8)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import msgspec
 from msgspec.structs import replace
 
 from opusd.core.access import Caller, may_submit
-from opusd.core.dependencies import find_cycle
 from opusd.core.decision import judged, placement
+from opusd.core.dependencies import find_cycle
 from opusd.core.errors import Conflict, DependencyError, InvalidParams, NotFound, QueueFull, QuotaExceeded
 from opusd.core.job import Edge, EdgeState, IfUnmet, Job, On, Source, Spec, Terms, Tier, intern
 from opusd.core.lifecycle import Status, Step
@@ -62,12 +62,17 @@ class Facts(msgspec.Struct):
     tree_sizes: dict[int, int] = {}
 
 
-class MissingFact(Exception):  # noqa: N818
+class MissingFact(Exception):
     """Memory holds a key whose digest is not on disk yet: commit, read the facts again, decide again."""
 
 
-def submit(decision: Decision, submissions: Sequence[Submission], facts: Facts, caller: Caller) -> list[tuple[Job | int, bool]]:
-    """All or none, in order: (the new Job, True), or (the id of the key's job, False). Errors of a batch carry `index`."""
+def submit(
+    decision: Decision, submissions: Sequence[Submission], facts: Facts, caller: Caller
+) -> list[tuple[Job | int, bool]]:
+    """All or none, in order: (the new Job, True), or (the id of the key's job, False).
+
+    Errors of a batch carry `index`.
+    """
     state = decision.state
     names: dict[str, int] = {}
     known: dict[int, int] = {}  # place in the batch -> the job that has its key
@@ -81,7 +86,10 @@ def submit(decision: Decision, submissions: Sequence[Submission], facts: Facts, 
         if found is not None:
             known[index] = found
         names[submission.key] = -index - 1 if found is None else found
-    _room(state, sum(1 for index, submission in enumerate(submissions) if index not in known and not submission.interactive))
+    _room(
+        state,
+        sum(1 for index, submission in enumerate(submissions) if index not in known and not submission.interactive),
+    )
     numbers = {index: decision.next_id() for index in range(len(submissions)) if index not in known}
     names = {key: number if number > 0 else numbers[-number - 1] for key, number in names.items()}
     results: list[tuple[Job | int, bool]] = []
@@ -110,11 +118,15 @@ def _known(state: State, submission: Submission, facts: Facts) -> int | None:
     found = facts.keys.get(key)
     if found is None:
         if key in state.keys:
-            raise MissingFact(key)
+            message = f"key {key!r} is being submitted at this moment: try again"
+            raise MissingFact(message, key=key)
         return None
     number, digest = found
     if digest != submission.spec.digest:
-        message = f"key {key!r} belongs to job {number}, which was submitted with another content: use another key, or the same content"
+        message = (
+            f"key {key!r} belongs to job {number}, which was submitted with another content: "
+            "use another key, or the same content"
+        )
         raise Conflict(message, job=number, key=key)
     return number
 
@@ -135,7 +147,7 @@ def _admit(decision: Decision, number: int, submission: Submission, batch: _Batc
     may_submit(caller, submission.spec, terms, limits, state, ancestors, batch.facts.tree_sizes)
     queued = len(state.lane(agent.name).order)
     if queued + 1 > agent.max_queued and not terms.interactive:
-        message = f"{queued} jobs of agent {agent.name} are queued and its max_queued is {agent.max_queued}: wait, or raise it"
+        message = f"{queued} jobs of agent {agent.name} are queued and its max_queued is {agent.max_queued}: wait"
         raise QueueFull(message, queued=queued, max_queued=agent.max_queued, retry_after=60, agent=agent.name)
     edges = _edges(state, number, submission, batch)
     job = Job(
@@ -155,8 +167,13 @@ def _admit(decision: Decision, number: int, submission: Submission, batch: _Batc
     decision.put(None, job, "submitted", spec=submission.spec)
     unmet = next((edge for edge in edges if edge.state is EdgeState.UNMET and edge.if_unmet is IfUnmet.CANCEL), None)
     if unmet is not None:
-        detail = {"reason": f"job {unmet.upstream} had ended already, and not as depends_on asks", "upstream": unmet.upstream}
-        gone = decision.put(job, decision.step(job, Step.CANCEL, completed_at=now), "cancelled", detail=detail, actor="scheduler")
+        detail = {
+            "reason": f"job {unmet.upstream} had ended already, and not as depends_on asks",
+            "upstream": unmet.upstream,
+        }
+        gone = decision.put(
+            job, decision.step(job, Step.CANCEL, completed_at=now), "cancelled", detail=detail, actor="scheduler"
+        )
         decision.settle(gone)
         return gone
     return job
@@ -204,7 +221,11 @@ def _edges(state: State, number: int, submission: Submission, batch: _Batch) -> 
 
 
 def make_edges(
-    state: State, number: int, depends: tuple[tuple[Ref, On, IfUnmet], ...], facts: Facts, names: dict[str, int] | None = None
+    state: State,
+    number: int,
+    depends: tuple[tuple[Ref, On, IfUnmet], ...],
+    facts: Facts,
+    names: dict[str, int] | None = None,
 ) -> tuple[Edge, ...]:
     """Edges to jobs that exist; an upstream that is final already is judged now."""
     edges: list[Edge] = []
@@ -231,10 +252,16 @@ def _terms(state: State, submission: Submission, caller: Caller, submitted_by: s
     if submission.interactive:
         tier, boost = Tier.CRITICAL, 0
     if (submission.interactive or tier is Tier.CRITICAL) and source is not Source.USER and not caller.agent:
-        message = f"{'interactive' if submission.interactive else 'critical'} is for source user alone: this submission says {source}"
+        what = "interactive" if submission.interactive else "critical"
+        message = f"{what} is for source user alone: this submission says {source}"
         raise InvalidParams(message, path="$.interactive" if submission.interactive else "$.priority")
     name, route = choose_agent(limits, submission, source, tier)
-    if route is not None and route.priority is not None and not submission.explicit_priority and not submission.interactive:
+    if (
+        route is not None
+        and route.priority is not None
+        and not submission.explicit_priority
+        and not submission.interactive
+    ):
         tier, boost = route.priority
     agent = limits.agents[name]
     needs = checked_needs(limits, agent, submission.needs)

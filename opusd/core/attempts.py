@@ -88,7 +88,9 @@ def end(decision: Decision, job: Job, attempt: int, ended: End, outcome: Outcome
     after, kind, detail = _judge(decision, rest, run, failure, ended)
     detail = {**detail, **({"class": failure.value, "message": message} if failure else {}), **ended.detail}
     actor = run.ending_by if after.status in (Status.CANCELLED, Status.HELD) else None
-    done = decision.put(job, after, kind, attempt=row, outcome=brought, detail=detail or None, actor=actor, number=attempt)
+    done = decision.put(
+        job, after, kind, attempt=row, outcome=brought, detail=detail or None, actor=actor, number=attempt
+    )
     if done.final:
         decision.settle(done)
     return done

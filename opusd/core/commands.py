@@ -82,7 +82,9 @@ def _cancel(decision: Decision, job: Job, reason: str | None, grace: int) -> Job
             return _hasten(decision, job, grace)
         return _end(decision, job, Ending.CANCEL, grace, reason)
     detail = {"reason": reason} if reason else None
-    after = decision.put(job, decision.step(job, Step.CANCEL, completed_at=decision.now, run=None), "cancelled", detail=detail)
+    after = decision.put(
+        job, decision.step(job, Step.CANCEL, completed_at=decision.now, run=None), "cancelled", detail=detail
+    )
     decision.settle(after)
     return after
 
@@ -93,7 +95,11 @@ def _end(decision: Decision, job: Job, ending: Ending, grace: int, reason: str |
         _run(job), ending=ending, kill_at=decision.now + grace, ending_by=decision.actor, ending_reason=reason
     )
     status = job.status if job.status is Status.CANCELLING else advance(job.status, Step.STOP, job.id)
-    detail: dict[str, Any] = {"for": ending.value, "grace_seconds": grace / 1e6, **({"reason": reason} if reason else {})}
+    detail: dict[str, Any] = {
+        "for": ending.value,
+        "grace_seconds": grace / 1e6,
+        **({"reason": reason} if reason else {}),
+    }
     return decision.put(job, replace(job, status=status, run=run), "cancelling", detail=detail)
 
 
@@ -102,14 +108,18 @@ def _hasten(decision: Decision, job: Job, grace: int) -> Job:
     kill_at = decision.now + grace
     if run.kill_at is not None and run.kill_at <= kill_at:
         return job
-    return decision.put(job, replace(job, run=replace(run, kill_at=kill_at)), "cancelling", detail={"grace_seconds": grace / 1e6})
+    return decision.put(
+        job, replace(job, run=replace(run, kill_at=kill_at)), "cancelling", detail={"grace_seconds": grace / 1e6}
+    )
 
 
 def retry(decision: Decision, job: Job, *, fresh: bool) -> Job:
     """A finished or backing-off job goes again; `job` may come from the registry. Its edges keep what was satisfied."""
     if job.status is Status.RETRYING:
         after = decision.step(job, Step.QUEUE, due_at=None, retries=0, losses=0)
-        return decision.put(job, replace(after, queued_at=job.queued_at or decision.now), "queued", detail={"fresh": fresh})
+        return decision.put(
+            job, replace(after, queued_at=job.queued_at or decision.now), "queued", detail={"fresh": fresh}
+        )
     if job.status not in FINAL or job.status is Status.COMPLETED:
         if job.status in (Status.QUEUED, Status.BLOCKED, Status.SCHEDULED):
             return job
@@ -127,16 +137,16 @@ class Edit(Struct, frozen=True, kw_only=True):
     title: str | UnsetType = UNSET
     labels: list[str] | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
-    timeout: int | None | UnsetType = UNSET
+    timeout: int | UnsetType | None = UNSET
     tier: Tier | UnsetType = UNSET
     boost: int | UnsetType = UNSET
     needs: dict[str, int] | UnsetType = UNSET
     prompt: str | UnsetType = UNSET
     command: list[str] | UnsetType = UNSET
     agent: str | UnsetType = UNSET
-    expires_in: int | None | UnsetType = UNSET
+    expires_in: int | UnsetType | None = UNSET
     max_retries: int | UnsetType = UNSET
-    run_at: int | None | UnsetType = UNSET
+    run_at: int | UnsetType | None = UNSET
     depends: tuple[tuple[Ref, On, IfUnmet], ...] | UnsetType = UNSET
 
     def given(self) -> set[str]:
@@ -166,7 +176,7 @@ def update(decision: Decision, job: Job, spec: Spec, edit: Edit, facts: Facts, v
     if edit.timeout is not UNSET and job.run is not None:
         limit = None if edit.timeout is None else job.run.started_at + edit.timeout
         after = replace(after, run=replace(job.run, timeout_at=limit))
-    extra = {"spec": changed if changed != spec else None, "detail": {"fields": sorted(given)}}
+    extra: dict[str, Any] = {"spec": changed if changed != spec else None, "detail": {"fields": sorted(given)}}
     if given & _PLACED:
         return _replaced(decision, job, after, edit, facts, extra)
     return decision.put(job, after, "updated", **extra)
@@ -180,7 +190,9 @@ def _replaced(decision: Decision, job: Job, after: Job, edit: Edit, facts: Facts
         edges = make_edges(decision.state, job.id, edit.depends, facts)
         jobs = decision.state.jobs
         cycle = find_cycle(
-            job.id, [e.upstream for e in edges], lambda number: [e.upstream for e in jobs[number].edges] if number in jobs else []
+            job.id,
+            [e.upstream for e in edges],
+            lambda number: [e.upstream for e in jobs[number].edges] if number in jobs else [],
         )
         if cycle is not None:
             message = f"depends_on makes a cycle: {' -> '.join(map(str, cycle))}"

@@ -29,6 +29,7 @@ class Decision:
         self.events: list[Event] = []
         self.settings: dict[str, Any] = {}
         self.pruned: list[tuple[int, bool]] = []
+        self.effects: list[Callable[[], None]] = []  # what the caller does once all this is on disk
         self._undo: list[Callable[[], None]] = []
 
     def undo(self) -> None:
@@ -65,12 +66,16 @@ class Decision:
         )
         self.state.apply(before, after)
         self._undo.append(lambda: self.state.apply(after, before))
-        self.changes.append(Change(before=before, after=after, spec=spec, outcome=outcome, attempt=attempt, event=event))
+        self.changes.append(
+            Change(before=before, after=after, spec=spec, outcome=outcome, attempt=attempt, event=event)
+        )
         return after
 
     def note(self, kind: str, *, detail: dict[str, Any] | None = None, job: int | None = None) -> None:
         """An event of the audit trail that changes no job."""
-        self.events.append(Event(cursor=self._cursor(), time=self.now, kind=kind, job=job, actor=self.actor, detail=detail))
+        self.events.append(
+            Event(cursor=self._cursor(), time=self.now, kind=kind, job=job, actor=self.actor, detail=detail)
+        )
 
     def keep(self, name: str, value: object, restore: Callable[[], None]) -> None:
         """A setting that outlives a restart; `restore` undoes what the caller changed in memory."""
@@ -118,18 +123,29 @@ class Decision:
         for number in sorted(self.state.dependents.get(upstream.id, ())):
             job = self.state.jobs[number]
             edges = tuple(
-                replace(edge, state=EdgeState.PENDING) if edge.upstream == upstream.id and edge.state is EdgeState.UNMET else edge
+                replace(edge, state=EdgeState.PENDING)
+                if edge.upstream == upstream.id and edge.state is EdgeState.UNMET
+                else edge
                 for edge in job.edges
             )
             if edges != job.edges:
-                self.put(job, replace(job, edges=edges), "updated", actor="scheduler", detail={"waits_again_for": upstream.id})
+                self.put(
+                    job,
+                    replace(job, edges=edges),
+                    "updated",
+                    actor="scheduler",
+                    detail={"waits_again_for": upstream.id},
+                )
 
     def _judge(self, job: Job, upstream: Job) -> Job | None:
         """One dependent's edges to a final upstream; the job when that cancelled it."""
         edges = tuple(judged(edge, upstream.status) if edge.upstream == upstream.id else edge for edge in job.edges)
         if edges == job.edges:
             return None
-        if any(edge.state is EdgeState.UNMET and edge.if_unmet is IfUnmet.CANCEL for edge in edges) and job.status in _CANCELLABLE:
+        if (
+            any(edge.state is EdgeState.UNMET and edge.if_unmet is IfUnmet.CANCEL for edge in edges)
+            and job.status in _CANCELLABLE
+        ):
             after = self.step(replace(job, edges=edges), Step.CANCEL, completed_at=self.now)
             detail = {"reason": f"job {upstream.id}, which it waits for, is {upstream.status}", "upstream": upstream.id}
             return self.put(job, after, Step.CANCEL.value, detail=detail, actor="scheduler")

@@ -1,4 +1,4 @@
-"""Edges between jobs: when one is satisfied, what would be a cycle, and what a job inherits from those that wait for it."""
+"""Edges between jobs: when one is satisfied, what would be a cycle, and what those that wait pass on."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ def judge(edge: Edge, upstream: Status) -> EdgeState:
         return edge.state
     if upstream not in FINAL:
         return EdgeState.PENDING
-    match edge.on:
+    met = _is_met(edge.on, upstream)
+    return EdgeState.SATISFIED if met or edge.if_unmet is IfUnmet.RUN else EdgeState.UNMET
+
+
+def _is_met(on: On, upstream: Status) -> bool:
+    match on:
         case On.SUCCESS:
-            met = upstream is Status.COMPLETED
+            return upstream is Status.COMPLETED
         case On.FAILURE:
-            met = upstream is Status.FAILED
+            return upstream is Status.FAILED
         case On.ANY:
-            met = True
+            return True
         case _ as never:
             assert_never(never)
-    return EdgeState.SATISFIED if met or edge.if_unmet is IfUnmet.RUN else EdgeState.UNMET
 
 
 def find_cycle(start: int, upstreams: Iterable[int], edges_of: Callable[[int], Iterable[int]]) -> list[int] | None:
@@ -76,7 +80,7 @@ class Inheritance:
         return dict(self._best)
 
     def forget(self, upstream: int) -> None:
-        """The upstream is final: nothing is passed on to it any more (else a thousand dependents leave it one by one)."""
+        """The upstream is final and inherits no more (else a thousand dependents would leave it one by one)."""
         self._waiting.pop(upstream, None)
         self._best.pop(upstream, None)
 

@@ -73,7 +73,11 @@ def _edges(state: State, job: Job) -> list[Constraint]:
         upstream = state.jobs.get(edge.upstream)
         what = {"success": "to complete", "failure": "to fail", "any": "to end"}[edge.on.value]
         if edge.state is EdgeState.UNMET:
-            found.append(Constraint("dependency_unmet", f"job {edge.upstream} had {what} and did not: retry it, or cancel this job"))
+            found.append(
+                Constraint(
+                    "dependency_unmet", f"job {edge.upstream} had {what} and did not: retry it, or cancel this job"
+                )
+            )
         else:
             status = "" if upstream is None else f", which is {upstream.status}"
             found.append(Constraint("dependency", f"waits for job {edge.upstream}{status}, {what}"))
@@ -104,7 +108,9 @@ def _paused(state: State, job: Job) -> list[Constraint]:
 def _agent(state: State, job: Job) -> list[Constraint]:
     name = job.terms.agent
     if name not in state.slots:
-        return [Constraint("agent", f"agent {name} is not configured any more: configure it, or give the job another agent")]
+        return [
+            Constraint("agent", f"agent {name} is not configured any more: configure it, or give the job another agent")
+        ]
     slots = state.slots[name]
     if not slots:
         return [Constraint("worker", f"waits for a worker to claim it: agent {name} has no slots of its own")]
@@ -134,13 +140,17 @@ def _resources(state: State, job: Job, now: int) -> list[Constraint]:
         free = state.limits.capacity(name) - state.held_needs[name]
         if free < amount:
             holders = [str(other.id) for other in state.running.values() if name in dict(other.terms.needs)]
-            found.append(Constraint("needs", f"needs {amount} of {name}, {free} free: held by job {', '.join(holders[:5])}"))
+            found.append(
+                Constraint("needs", f"needs {amount} of {name}, {free} free: held by job {', '.join(holders[:5])}")
+            )
     key = state.rank_key(job)
     reservation = scheduler.reservation(state, now)
     if not found and reservation is not None and key > reservation:
         missing = scheduler.lacking(state, signature(terms), reservation, key)
         if missing is not None:
-            found.append(Constraint("reserved", f"{missing.partition(':')[2]} is reserved for job {job_of(reservation)}"))
+            found.append(
+                Constraint("reserved", f"{missing.partition(':')[2]} is reserved for job {job_of(reservation)}")
+            )
     return found
 
 
@@ -154,4 +164,3 @@ def estimated_wait(state: State, agent: str, ahead: int, median: int | None) -> 
     if not rounds:
         return 0
     return None if median is None else -(-rounds // slots) * median
-

@@ -161,7 +161,7 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The part of a JobSpec that scheduling never looks at. `payload`, `metadata` and `env` are JSON objects as sent."""
+    """What scheduling never looks at of a JobSpec. `payload`, `metadata` and `env` are JSON objects as sent."""
 
     title: str
     prompt: str | None = None
@@ -217,7 +217,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One decided step of one job: `before` None creates it; equal jobs with a new `spec` or `outcome` edit only those."""
+    """One decided step of one job: `before` None creates it; `spec` and `outcome` are given when they are new."""
 
     before: Job | None
     after: Job

@@ -86,7 +86,11 @@ TRANSITIONS: Final[dict[tuple[Status, Step], Status]] = {
     (Status.RETRYING, Step.QUEUE): Status.QUEUED,
     (Status.RETRYING, Step.HOLD): Status.HELD,
     (Status.RETRYING, Step.CANCEL): Status.CANCELLED,
-    **{(status, step): to for status in (Status.FAILED, Status.CANCELLED, Status.EXPIRED) for step, to in _PLACES.items()},
+    **{
+        (status, step): to
+        for status in (Status.FAILED, Status.CANCELLED, Status.EXPIRED)
+        for step, to in _PLACES.items()
+    },
 }
 
 

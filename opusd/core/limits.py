@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from opusd.core.job import Tier  # noqa: TC001 - msgspec reads it
+from opusd.core.job import Tier
 from opusd.core.order import Points
 from opusd.core.retry import PRESETS, Policy
 

@@ -74,18 +74,21 @@ def _fibonacci() -> Iterator[int]:
 
 def delay(policy: Policy, retry: int, chance: float) -> int:
     """Microseconds before the retry number `retry` (1 is the first); `chance` is uniform in 0..1."""
-    match policy.strategy:
+    return min(int(policy.base * _units(policy.strategy, retry) * (1 + policy.jitter * chance)), policy.cap)
+
+
+def _units(strategy: Strategy, retry: int) -> int:
+    match strategy:
         case Strategy.NONE | Strategy.IMMEDIATE:
             return 0
         case Strategy.LINEAR:
-            units = retry
+            return retry
         case Strategy.EXPONENTIAL:
-            units = 1 << min(retry - 1, 62)
+            return 1 << min(retry - 1, 62)
         case Strategy.FIBONACCI:
-            units = next(islice(_fibonacci(), min(retry - 1, 90), None))
+            return next(islice(_fibonacci(), min(retry - 1, 90), None))
         case _ as never:
             assert_never(never)
-    return min(int(policy.base * units * (1 + policy.jitter * chance)), policy.cap)
 
 
 def retries(policy: Policy, failure: FailureClass, spent: int) -> bool:

@@ -28,7 +28,7 @@ MAX_DUE: Final = 1000
 
 
 class Plan(msgspec.Struct):
-    """What the caller does once the decision is on disk. `wake_at`: when to tick again; None: when something changes."""
+    """What the caller does once the decision is on disk. `wake_at`: when to tick again; None: after a change."""
 
     start: list[Job] = []
     stop: list[Job] = []
@@ -60,7 +60,10 @@ def _due(decision: Decision, job: Job, plan: Plan) -> None:
     match job.status:
         case Status.QUEUED:
             gone = decision.put(
-                job, decision.step(job, Step.EXPIRE, completed_at=decision.now), "expired", detail={"expires_at": job.expires_at}
+                job,
+                decision.step(job, Step.EXPIRE, completed_at=decision.now),
+                "expired",
+                detail={"expires_at": job.expires_at},
             )
             decision.settle(gone)
         case Status.SCHEDULED:
@@ -155,7 +158,12 @@ def reserve(state: State, now: int) -> int | None:
 def _first(state: State) -> int | None:
     """The first job in order that waits for something only a running job holds; None when nobody lacks anything."""
     lanes = [lane for name, lane in state.lanes.items() if is_open(state, name)]
-    blocked = [key for lane in lanes for key in lane.blocked_heads() if not state.pauses.group(state.jobs[job_of(key)].terms.group)]
+    blocked = [
+        key
+        for lane in lanes
+        for key in lane.blocked_heads()
+        if not state.pauses.group(state.jobs[job_of(key)].terms.group)
+    ]
     if not blocked:
         return None
     first = min(blocked)

@@ -77,7 +77,9 @@ class State:
             return
         if old is not None and old.status is Status.QUEUED:
             self.lanes[old.terms.agent].remove(self.rank_key(old))
-        if old is not None and (new is None or old.status is not new.status or old.terms is not new.terms or old.run is not new.run):
+        if old is not None and (
+            new is None or old.status is not new.status or old.terms is not new.terms or old.run is not new.run
+        ):
             self._count(old, -1)
         job = new or old
         assert job is not None
@@ -212,7 +214,9 @@ class State:
             "needs": +self.held_needs,
             "group_running": +self.group_running,
             "heirs": {job: (heir.tier, heir.since) for job, heir in self.inheritance.known().items()},
-            "timers": sorted({(due, job) for due, job in self._timers if job in self.jobs and self.jobs[job].due == due}),
+            "timers": sorted(
+                {(due, job) for due, job in self._timers if job in self.jobs and self.jobs[job].due == due}
+            ),
             "pauses": self.pauses.names,
         }
 
@@ -304,7 +308,9 @@ def _unsatisfied(job: Job | None) -> set[int]:
     return set() if job is None else {edge.upstream for edge in job.edges if edge.state is not EdgeState.SATISFIED}
 
 
-def _toggle(index: dict[int, dict[int, None]] | dict[str, dict[int, None]], name: int | str, job: int, *, add: bool) -> None:
+def _toggle(
+    index: dict[int, dict[int, None]] | dict[str, dict[int, None]], name: int | str, job: int, *, add: bool
+) -> None:
     entries: dict[int, None]
     if add:
         entries = index.setdefault(name, {})  # type: ignore[arg-type]
@@ -314,4 +320,3 @@ def _toggle(index: dict[int, dict[int, None]] | dict[str, dict[int, None]], name
     entries.pop(job, None)
     if not entries:
         del index[name]  # type: ignore[arg-type]
-
