@@ -5,7 +5,7 @@ A store keeps records and knows nothing of scheduling: it never decides, and nev
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
@@ -21,20 +21,29 @@ class StoreError(OpusError):
     """The registry can't be opened, and why; the daemon exits 78 rather than start on an empty one."""
 
 
-class CommitFailed(Exception):  # noqa: N818 - the field's word
+class CommitFailed(Exception):
     """The batch is certainly not in the registry and nothing of it will reappear: try again later."""
 
 
-class CommitRefused(Exception):  # noqa: N818
+class CommitRefused(Exception):
     """A constraint or an expectation did not hold: the batch is wrong, not the disk. Nothing was changed."""
 
 
-class OutcomeUnknown(Exception):  # noqa: N818
+class OutcomeUnknown(Exception):
     """The batch may or may not be in the registry: the daemon must end without answering (exit 74)."""
 
 
+DURATIONS: Final = 50
+DURATIONS_AMONG: Final = 5_000
+"""`durations` gives so many at most, of so many jobs that ended last."""
+
+
 class Batch(msgspec.Struct):
-    """One transaction. `changes` are applied in order; a job may occur more than once."""
+    """One transaction. `changes` are applied in order; a job may occur more than once.
+
+    Only its end is kept, and has to hold: what a job passes through within a batch nobody sees. Jobs that are
+    pruned and not changed in the batch are pruned before its changes (their keys are free), the others after.
+    """
 
     changes: list[Change] = []
     events: list[Event] = []  # in cursor order; those of `changes` are NOT repeated here
@@ -70,14 +79,33 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     label: str | None = None
     group: str | None = None
     parent: int | None = None
-    since: int | None = None
-    until: int | None = None
+    since: int | None = None  # at or after
+    until: int | None = None  # before
     time: str = "created"  # created, started, completed
-    text: str | None = None  # substring of title or prompt, without regard to case
+    text: str | None = None  # substring of title or prompt, without regard to case: `contains`
     dead: bool = False  # failed, not escalated
     order: str = "-id"  # -id, id, completed_at, -completed_at (those without come last)
-    after: tuple[int, ...] | None = None  # the last row's sort values of the page before
+    after: tuple[int, ...] | None = None  # the `sort_values` of the last row of the page before
     limit: int = 100
+
+
+def sort_values(order: str, job: Job) -> tuple[int, ...]:
+    """What `Query.after` takes to go on behind this job."""
+    if order in ("id", "-id"):
+        return (job.id,)
+    return (-1 if job.completed_at is None else job.completed_at, job.id)
+
+
+def contains(text: str | None, part: str) -> bool:
+    """The rule of `Query.text`: an ASCII part ignores the case of ASCII letters, any other that of all letters."""
+    if text is None:
+        return False
+    if part.isascii():
+        return part.lower() in text.translate(_ASCII_LOWER)
+    return part.casefold() in text.casefold()
+
+
+_ASCII_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 class Store(Protocol):
@@ -92,7 +120,8 @@ class Store(Protocol):
     async def commit(self, batch: Batch) -> None:
         """All of the batch, durably, or nothing: CommitFailed, CommitRefused, OutcomeUnknown.
 
-        Each changed job must have the version of its `before`; a new key must be free.
+        Each changed job must have the version of its `before`; a new key must be free. Cursors begin at 1, and
+        none comes twice.
         """
 
     async def records(self, ids: Sequence[int]) -> list[Record]:
@@ -109,7 +138,7 @@ class Store(Protocol):
         """The ids of the jobs that have an edge to this one, finished ones too."""
 
     async def tree_size(self, root: int) -> int:
-        """How many jobs descend from this one."""
+        """How many jobs descend from this one, over any number of steps."""
 
     async def events(
         self, since: int, limit: int, *, kinds: Sequence[str] = (), jobs: Sequence[int] = (), group: str | None = None
@@ -120,16 +149,22 @@ class Store(Protocol):
         """The lowest cursor that is kept; 0 when nothing was pruned."""
 
     async def durations(self, agent: str, type_: str | None) -> list[int]:
-        """Run times in microseconds of up to 50 recent completed jobs of this agent (and type), newest first."""
+        """Run times (completed_at - started_at) in microseconds of recent completed jobs of this agent (and type).
+
+        Up to DURATIONS of those among the DURATIONS_AMONG jobs that ended last, newest first.
+        """
 
     async def prunable(self, before: int, statuses: Sequence[str], limit: int) -> list[int]:
-        """Finished jobs with completed_at before this, not pruned yet, that no unfinished job waits for; oldest first."""
+        """Jobs that ended before this, not pruned yet, that no unfinished job waits for; oldest first."""
 
     async def forget(self, before: int, limit: int) -> int:
-        """Remove what is left of pruned jobs, and events, older than this; how many rows went."""
+        """Remove what is left of pruned jobs that ended, and events, before this: how many of both, at most `limit`.
+
+        Events go from the oldest on without a gap, and the newest always stays.
+        """
 
     async def backup(self, path: Path) -> None:
-        """A consistent copy at `path` (which must not exist), while commits go on."""
+        """A consistent copy at `path`, of mode 0600, while commits go on. Conflict when something is there already."""
 
     async def facts(self) -> dict[str, Any]:
         """For system.info: store, db_bytes, wal_bytes, sqlite_version, ..."""

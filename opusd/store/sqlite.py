@@ -1,0 +1,362 @@
+"""The registry in one SQLite file. All that touches aiosqlite is here; it knows nothing of what a job means.
+
+Exactly one connection ever writes or checkpoints (SQLite 3.7.0 to 3.51.2 can corrupt a WAL that two work
+on at once); reads go over two of their own, so that a long list keeps no lookup waiting. A transaction is
+one hop to the writer's thread: its statements are staged, and `commit` runs them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import aiosqlite
+
+from opusd.core.errors import Conflict, StorageUnavailable
+from opusd.store import sqlite_query, sqlite_write
+from opusd.store.base import (
+    Batch,
+    CommitFailed,
+    CommitRefused,
+    OutcomeUnknown,
+    Query,
+    Record,
+    Snapshot,
+    StoreError,
+    contains,
+)
+from opusd.store.sqlite_open import Migration, copy_into, prepare, shipped_migrations, sync, uri
+from opusd.store.sqlite_rows import (
+    Row,
+    attempt_from,
+    edge_from,
+    event_from,
+    from_json,
+    job_from,
+    record_from,
+    to_json,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from opusd.core.job import Attempt, Edge, Event, Job
+    from opusd.store.sqlite_write import Statement
+
+_CHUNK: Final = 2_000
+_WAL_PAGES: Final = 4_000
+_BUSY_SECONDS: Final = 2
+_WRONG: Final = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+    OverflowError,
+    ValueError,
+    TypeError,
+)
+"""A batch that no disk could take."""
+
+
+class Outbox:
+    """What the next commits run, in order; and whether the writer may still be trusted."""
+
+    def __init__(self) -> None:
+        self.staged: deque[list[Statement]] = deque()
+        self.lost: str | None = None
+
+
+class Transaction(sqlite3.Connection):
+    """A connection of which `commit` is a whole transaction: the oldest in the outbox.
+
+    It raises CommitFailed, CommitRefused or OutcomeUnknown, and then nothing of it is left open. After an
+    I/O error in COMMIT itself the frames may be in the log, and come to life when it is read again. A small
+    transaction of the same connection overwrites the first of them, and with it the checksums of all.
+    """
+
+    outbox: Outbox
+
+    def commit(self) -> None:
+        statements = self.outbox.staged.popleft()
+        if self.outbox.lost is not None:
+            raise OutcomeUnknown(self.outbox.lost)
+        try:
+            self.execute("BEGIN IMMEDIATE")
+            for statement in statements:
+                self._run(statement)
+        except BaseException as error:
+            self._roll_back()
+            if isinstance(error, _WRONG):
+                raise CommitRefused(str(error)) from error
+            if isinstance(error, sqlite3.Error):
+                raise CommitFailed(str(error)) from error
+            raise
+        try:
+            self.end()
+        except sqlite3.Error as error:
+            self._roll_back()
+            if _is_full(error):  # the frame that commits was never written whole
+                raise CommitFailed(str(error)) from error
+            self._make_sure(error)
+            raise CommitFailed(str(error)) from error
+
+    def _run(self, statement: Statement) -> None:
+        sql, rows, expected = statement
+        changed = self.executemany(sql, rows).rowcount
+        if expected is not None and changed != expected:
+            raise CommitRefused(f"{changed} of {expected} rows were as expected: {sql}")
+
+    def end(self) -> None:
+        self.execute("COMMIT")
+
+    def bury(self) -> None:
+        self.execute("BEGIN IMMEDIATE")
+        self.execute("UPDATE tombstone SET commits = commits + 1")
+        self.execute("COMMIT")
+
+    def _make_sure(self, cause: sqlite3.Error) -> None:
+        try:
+            self.bury()
+        except sqlite3.Error as error:
+            self._roll_back()
+            self.outbox.lost = f"after {cause} in COMMIT: {error}"
+            raise OutcomeUnknown(self.outbox.lost) from cause
+
+    def _roll_back(self) -> None:
+        """SQLite has rolled back by itself after some errors; where it can't now, it does before the next BEGIN."""
+        with suppress(sqlite3.Error):
+            if self.in_transaction:
+                self.execute("ROLLBACK")
+
+
+def _is_full(error: sqlite3.Error) -> bool:
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code & 0xFF == sqlite3.SQLITE_FULL
+
+
+class SqliteStore:
+    """`opusd.store.base.Store` in the file at `path`; `migrations` and `transaction` are for tests."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        migrations: Sequence[Migration] | None = None,
+        transaction: type[Transaction] = Transaction,
+    ) -> None:
+        self.path = path
+        self._migrations = shipped_migrations() if migrations is None else migrations
+        self._transaction = transaction
+        self._outbox = Outbox()
+        self._writer: aiosqlite.Connection | None = None
+        self._lookup: aiosqlite.Connection | None = None
+        self._scan: aiosqlite.Connection | None = None
+        self._commits: set[asyncio.Task[None]] = set()
+
+    # --- opening and closing ------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        await asyncio.to_thread(prepare, self.path, self._migrations)
+        self._outbox = Outbox()
+        try:
+            self._writer = await aiosqlite.connect(
+                uri(self.path, "rw"), uri=True, factory=self._connection, isolation_level=None, timeout=_BUSY_SECONDS
+            )
+            await self._require_wal(self._writer)
+            await self._writer.execute_fetchall("PRAGMA synchronous = FULL")
+            await self._writer.execute_fetchall(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+            self._lookup = await self._reader()
+            self._scan = await self._reader()
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(f"{self.path} can't be opened: {error}") from error
+            raise
+
+    async def _require_wal(self, writer: aiosqlite.Connection) -> None:
+        [(mode,)] = await writer.execute_fetchall("PRAGMA journal_mode = WAL")
+        if mode != "wal":
+            raise StoreError(f"{self.path}: SQLite can't keep a write-ahead log here (journal_mode {mode})")
+
+    def _connection(self, *arguments: Any, **options: Any) -> Transaction:
+        connection = self._transaction(*arguments, **options)
+        connection.outbox = self._outbox
+        return connection
+
+    async def _reader(self) -> aiosqlite.Connection:
+        reader = await aiosqlite.connect(uri(self.path, "ro"), uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
+        try:
+            await reader.execute_fetchall("PRAGMA query_only = ON")
+            await reader.create_function("contains", 2, contains, deterministic=True)
+        except BaseException:
+            await reader.close()
+            raise
+        return reader
+
+    async def close(self) -> None:
+        """What was handed to the writer is written first. The writer closes last: it checkpoints, readers must not."""
+        await asyncio.gather(*self._commits, return_exceptions=True)
+        connections = (self._scan, self._lookup, self._writer)
+        self._scan = self._lookup = self._writer = None
+        for connection in connections:
+            if connection is not None:
+                await connection.close()
+
+    # --- writing ------------------------------------------------------------------------------------
+
+    async def commit(self, batch: Batch) -> None:
+        try:
+            statements = sqlite_write.stage(batch)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CommitRefused(f"the batch can't be encoded: {error}") from error
+        await self._write(statements)
+
+    async def _write(self, statements: list[Statement]) -> None:
+        """One hop. A caller that is cancelled stops waiting, and its transaction goes on."""
+        if not statements:
+            return
+        if self._writer is None:
+            raise CommitFailed("the registry is closed")
+        self._outbox.staged.append(statements)
+        task = asyncio.create_task(self._writer.commit())
+        self._commits.add(task)
+        task.add_done_callback(self._committed)
+        await asyncio.shield(task)
+
+    def _committed(self, task: asyncio.Task[None]) -> None:
+        self._commits.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller was told, or was cancelled and did not want to know
+
+    async def forget(self, before: int, limit: int) -> int:
+        jobs = [job for (job,) in await _read(self._scan, sqlite_query.FORGETTABLE, [before, limit])]
+        [(events, below)] = await _read(self._scan, sqlite_query.FORGETTABLE_EVENTS, [before, limit - len(jobs)])
+        await self._write(sqlite_write.forget(jobs, below if events else 0))
+        return len(jobs) + int(events)
+
+    # --- reading ------------------------------------------------------------------------------------
+
+    async def load_active(self) -> Snapshot:
+        """In chunks, for the rows of a million jobs take more room than the jobs."""
+        if self._scan is None:
+            raise StorageUnavailable("the registry is closed")
+        edges: dict[int, list[Edge]] = {}
+        for job, *columns in await _read(self._scan, sqlite_query.LOAD_EDGES):
+            edges.setdefault(job, []).append(edge_from(*columns))
+        jobs: list[Job] = []
+        try:
+            async with self._scan.execute(sqlite_query.LOAD) as cursor:
+                while rows := await cursor.fetchmany(_CHUNK):
+                    if edges:
+                        jobs += [job_from(tuple(row), tuple(edges.pop(row[0], ()))) for row in rows]
+                    else:
+                        jobs += map(job_from, cast("Iterable[Row]", rows))
+        except sqlite3.Error as error:
+            raise StorageUnavailable(f"the registry can't be read: {error}") from error
+        settings = {name: from_json(value) for name, value in await _read(self._scan, sqlite_query.LOAD_SETTINGS)}
+        [(last_job, last_event)] = await _read(self._scan, sqlite_query.LAST_IDS)
+        return Snapshot(jobs, last_job, last_event, settings)
+
+    async def records(self, ids: Sequence[int]) -> list[Record]:
+        found = {row[0]: record_from(row) for row in await _read(self._lookup, *sqlite_query.records(ids))}
+        return [found[id_] for id_ in ids if id_ in found]
+
+    async def by_key(self, keys: Sequence[str]) -> dict[str, tuple[int, bytes]]:
+        rows = await _read(self._lookup, sqlite_query.BY_KEY, [to_json(list(keys))])
+        return {key: (id_, digest) for key, id_, digest in rows}
+
+    async def query(self, query: Query) -> list[Record]:
+        return [record_from(row) for row in await _read(self._scan, *sqlite_query.query(query))]
+
+    async def attempts(self, job: int) -> list[Attempt]:
+        return [attempt_from(row) for row in await _read(self._lookup, sqlite_query.ATTEMPTS, [job])]
+
+    async def dependents(self, job: int) -> list[int]:
+        return [id_ for (id_,) in await _read(self._lookup, sqlite_query.DEPENDENTS, [job])]
+
+    async def tree_size(self, root: int) -> int:
+        [(size,)] = await _read(self._lookup, sqlite_query.TREE_SIZE, [root])
+        return int(size)
+
+    async def events(
+        self, since: int, limit: int, *, kinds: Sequence[str] = (), jobs: Sequence[int] = (), group: str | None = None
+    ) -> list[Event]:
+        rows = await _read(self._scan, *sqlite_query.events(since, limit, kinds, jobs, group))
+        return [event_from(row) for row in rows]
+
+    async def oldest_event(self) -> int:
+        [(oldest,)] = await _read(self._lookup, sqlite_query.OLDEST_EVENT)
+        return int(oldest) if oldest > 1 else 0
+
+    async def durations(self, agent: str, type_: str | None) -> list[int]:
+        return [time for (time,) in await _read(self._scan, *sqlite_query.durations(agent, type_))]
+
+    async def prunable(self, before: int, statuses: Sequence[str], limit: int) -> list[int]:
+        return [id_ for (id_,) in await _read(self._scan, *sqlite_query.prunable(before, statuses, limit))]
+
+    async def facts(self) -> dict[str, Any]:
+        return {
+            "store": "sqlite",
+            "path": str(self.path),
+            "db_bytes": _size(self.path),
+            "wal_bytes": _size(Path(f"{self.path}-wal")),
+            "free_disk": _free(self.path.parent),
+            "sqlite_version": sqlite3.sqlite_version,
+            "schema_version": self._migrations[-1].number,
+        }
+
+    # --- backup -------------------------------------------------------------------------------------
+
+    async def backup(self, path: Path) -> None:
+        """By a connection that reads one moment; its thread is not the writer's."""
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            await asyncio.to_thread(_copy, self.path, partial, path)
+        except FileExistsError as error:
+            raise Conflict(f"{error.filename} is there already: a backup never overwrites") from error
+        except (OSError, sqlite3.Error) as error:
+            raise StorageUnavailable(f"no backup at {path}: {error}") from error
+
+
+def _copy(source: Path, partial: Path, target: Path) -> None:
+    """`target` appears whole: its name is taken first, then replaced."""
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    try:
+        partial.unlink(missing_ok=True)
+        reader = sqlite3.connect(uri(source, "ro"), uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
+        try:
+            copy_into(reader, partial)
+        finally:
+            reader.close()
+        partial.replace(target)
+        sync(target.parent)
+    except BaseException:
+        with suppress(OSError):
+            target.unlink()
+        raise
+
+
+async def _read(connection: aiosqlite.Connection | None, sql: str, values: Iterable[Any] = ()) -> list[Row]:
+    if connection is None:
+        raise StorageUnavailable("the registry is closed")
+    try:
+        return list(await connection.execute_fetchall(sql, values))  # type: ignore[arg-type]
+    except sqlite3.Error as error:
+        raise StorageUnavailable(f"the registry can't be read: {error}") from error
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _free(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize

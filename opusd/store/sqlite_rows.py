@@ -1,0 +1,379 @@
+"""Records to rows and back. Nothing here knows a statement, a connection or a file.
+
+A row holds exact `str` and `int` objects: sqlite3 asks its adapters about every enum, which costs more
+than the insert. Equal Terms are encoded once, and decoded once, however many jobs share them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from opusd.core.job import (
+    Attempt,
+    Edge,
+    EdgeState,
+    Ending,
+    Event,
+    IfUnmet,
+    Job,
+    On,
+    Outcome,
+    Run,
+    Source,
+    Spec,
+    Terms,
+    Tier,
+    intern,
+)
+from opusd.core.lifecycle import Status
+from opusd.core.retry import FailureClass, Policy, Strategy
+from opusd.store.base import Record
+
+Row = tuple[Any, ...]
+
+TERMS_COLUMNS: Final = "tier, boost, agent, type, source, grp, terms"
+JOB_COLUMNS: Final = (
+    "jobs.id, version, status, created_at, queued_at, run_at, due_at, started_at, key, ancestors,"
+    f" attempts, retries, losses, run, {TERMS_COLUMNS}, completed_at"
+)
+_TERMS_AT: Final = slice(14, 21)
+SPEC_COLUMNS: Final = "digest, title, labels, spec, prompt"
+ATTEMPT_COLUMNS: Final = (
+    "job, attempt, agent, attempt_id, token_hash, slot, over, started_at, timeout_at, ending, kill_at, ending_by,"
+    " ending_reason, worker, lease_until, ended_at, failure, message, exit_code, signal, session_id, usage, log_bytes"
+)
+EVENT_COLUMNS: Final = "cursor, time, kind, job, attempt, from_status, to_status, actor, detail"
+
+_CACHED: Final = 100_000
+
+
+class _Retry(msgspec.Struct, array_like=True):
+    strategy: Strategy
+    base: int
+    cap: int
+    jitter: float
+    max_retries: int
+    on: tuple[FailureClass, ...] | None
+
+
+class _Rest(msgspec.Struct, array_like=True):
+    """The column `terms`; new fields come last, with a default."""
+
+    interactive: bool
+    needs: tuple[tuple[str, int], ...]
+    timeout: int | None
+    expires_in: int | None
+    retry: _Retry
+    route: str | None
+    submitted_by: str
+
+
+class _SpecRest(msgspec.Struct, omit_defaults=True):
+    """The column `spec`: what pruning removes by name is `command`, `payload`, `metadata` and `env`."""
+
+    command: list[str] | None = None
+    payload: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    cwd: str = "/"
+    env: dict[str, Any] = {}
+    worktree: bool = False
+    verify: list[str] | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_any = msgspec.json.Decoder().decode
+_decode_rest = msgspec.json.Decoder(_Rest).decode
+_decode_spec = msgspec.json.Decoder(_SpecRest).decode
+_decode_outcome = msgspec.json.Decoder(Outcome).decode
+_decode_run = msgspec.json.Decoder(Run).decode
+_decode_strings = msgspec.json.Decoder(list[str]).decode
+_decode_edges = msgspec.json.Decoder(list[tuple[int, On, IfUnmet, EdgeState]]).decode
+
+_encoded: dict[int, tuple[Terms, Row]] = {}
+_decoded: dict[Row, Terms] = {}
+
+
+def to_json(value: object) -> str:
+    return _encode(value).decode()
+
+
+def from_json(text: str) -> Any:
+    return _decode_any(text)
+
+
+# --- terms ----------------------------------------------------------------------------------------
+
+
+def terms_row(terms: Terms) -> Row:
+    """TERMS_COLUMNS; looked up by identity, for hashing Terms costs as much as encoding them."""
+    cached = _encoded.get(id(terms))
+    if cached is not None and cached[0] is terms:
+        return cached[1]
+    retry = terms.retry
+    rest = _Rest(
+        terms.interactive,
+        terms.needs,
+        terms.timeout,
+        terms.expires_in,
+        _Retry(retry.strategy, retry.base, retry.cap, retry.jitter, retry.max_retries, retry.on),
+        terms.route,
+        terms.submitted_by,
+    )
+    row = (
+        terms.tier._value_,
+        terms.boost,
+        terms.agent,
+        terms.type,
+        terms.source._value_,
+        terms.group,
+        to_json(rest),
+    )
+    if len(_encoded) >= _CACHED:
+        _encoded.clear()
+    _encoded[id(terms)] = (terms, row)
+    return row
+
+
+def _terms(row: Row) -> Terms:
+    tier, boost, agent, type_, source, group, text = row
+    rest = _decode_rest(text)
+    retry = rest.retry
+    terms = intern(
+        Terms(
+            tier=Tier(tier),
+            boost=boost,
+            agent=agent,
+            type=type_,
+            source=Source(source),
+            group=group,
+            interactive=rest.interactive,
+            needs=rest.needs,
+            timeout=rest.timeout,
+            expires_in=rest.expires_in,
+            retry=Policy(retry.strategy, retry.base, retry.cap, retry.jitter, retry.max_retries, retry.on),
+            route=rest.route,
+            submitted_by=rest.submitted_by,
+        )
+    )
+    if len(_decoded) >= _CACHED:
+        _decoded.clear()
+    _decoded[row] = terms
+    return terms
+
+
+# --- jobs -----------------------------------------------------------------------------------------
+
+_STATUS: Final = {status.value: status for status in Status}
+
+
+def state_row(job: Job) -> Row:
+    """What most changes change: status, times, counts and the run."""
+    run = job.run
+    return (
+        job.version,
+        job.status._value_,
+        job.queued_at,
+        job.run_at,
+        job.due_at,
+        job.started_at,
+        job.attempts,
+        job.retries,
+        job.losses,
+        None if run is None else _encode(run).decode(),
+    )
+
+
+def birth_row(job: Job) -> Row:
+    """What never changes."""
+    ancestors = job.ancestors
+    if not ancestors:
+        return (job.id, job.created_at, job.key, None, None)
+    return (job.id, job.created_at, job.key, ancestors[-1], ",".join(map(str, ancestors)))
+
+
+_NEVER: Final = (None, None, None)
+
+
+def job_from(row: Row, edges: tuple[Edge, ...] = ()) -> Job:
+    """A Job of JOB_COLUMNS. Equal times are one object: a job that was ready at once is most of them."""
+    (id_, version, status, created, queued, run_at, due_at, started, key, ancestors, attempts, retries, losses, run) = (
+        row[:14]
+    )
+    columns = row[_TERMS_AT]
+    terms = _decoded.get(columns) or _terms(columns)
+    if queued == created:
+        queued = created
+    if row[5:8] == _NEVER and not (attempts or ancestors or edges or retries or losses) and row[21] is None:
+        return Job(
+            id=id_, version=version, status=_STATUS[status], terms=terms, created_at=created, queued_at=queued, key=key
+        )
+    return Job(
+        id=id_,
+        version=version,
+        status=_STATUS[status],
+        terms=terms,
+        created_at=created,
+        queued_at=queued,
+        run_at=run_at,
+        due_at=due_at,
+        started_at=started,
+        completed_at=row[21],
+        key=key,
+        ancestors=() if ancestors is None else tuple(map(int, ancestors.split(","))),
+        edges=edges,
+        attempts=attempts,
+        retries=retries,
+        losses=losses,
+        run=None if run is None else _decode_run(run),
+    )
+
+
+def edge_row(job: int, position: int, edge: Edge) -> Row:
+    return (job, position, edge.upstream, edge.on._value_, edge.if_unmet._value_, edge.state._value_)
+
+
+def edge_from(upstream: int, on: str, if_unmet: str, state: str) -> Edge:
+    return Edge(upstream, On(on), IfUnmet(if_unmet), EdgeState(state))
+
+
+def edges_from(text: str) -> tuple[Edge, ...]:
+    """Edges from a JSON list of [upstream, on, if_unmet, state]."""
+    return () if text == "[]" else tuple(Edge(*columns) for columns in _decode_edges(text))
+
+
+# --- the rest of a record ---------------------------------------------------------------------------
+
+
+def spec_row(spec: Spec) -> Row:
+    """SPEC_COLUMNS."""
+    rest = _SpecRest(spec.command, spec.payload, spec.metadata, spec.cwd, spec.env, spec.worktree, spec.verify)
+    return (
+        spec.digest,
+        spec.title,
+        _encode(spec.labels).decode() if spec.labels else None,
+        _encode(rest).decode(),
+        spec.prompt,
+    )
+
+
+def spec_from(row: Row) -> Spec:
+    digest, title, labels, text, prompt = row
+    rest = _decode_spec(text)
+    return Spec(
+        title=title,
+        prompt=prompt,
+        command=rest.command,
+        payload=rest.payload,
+        metadata=rest.metadata,
+        labels=[] if labels is None else _decode_strings(labels),
+        cwd=rest.cwd,
+        env=rest.env,
+        worktree=rest.worktree,
+        verify=rest.verify,
+        digest=digest,
+    )
+
+
+def record_from(row: Row) -> Record:
+    """A Record of JOB_COLUMNS, SPEC_COLUMNS, outcome, pruned, edges."""
+    outcome, pruned, edges = row[27:]
+    return Record(
+        job_from(row[:22], edges_from(edges)),
+        spec_from(row[22:27]),
+        Outcome() if outcome is None else _decode_outcome(outcome),
+        pruned == 1,
+    )
+
+
+def attempt_row(attempt: Attempt) -> Row:
+    """ATTEMPT_COLUMNS."""
+    run, ending = attempt.run, attempt.run.ending
+    return (
+        attempt.job,
+        run.attempt,
+        attempt.agent,
+        run.attempt_id,
+        run.token_hash,
+        run.slot,
+        1 if run.over else 0,
+        run.started_at,
+        run.timeout_at,
+        None if ending is None else ending._value_,
+        run.kill_at,
+        run.ending_by,
+        run.ending_reason,
+        run.worker,
+        run.lease_until,
+        attempt.ended_at,
+        None if attempt.failure is None else str(attempt.failure),
+        attempt.message,
+        attempt.exit_code,
+        attempt.signal,
+        attempt.session_id,
+        None if attempt.usage is None else to_json(attempt.usage),
+        attempt.log_bytes,
+    )
+
+
+def attempt_from(row: Row) -> Attempt:
+    run = Run(
+        attempt=row[1],
+        attempt_id=row[3],
+        token_hash=row[4],
+        slot=row[5],
+        over=row[6] == 1,
+        started_at=row[7],
+        timeout_at=row[8],
+        ending=None if row[9] is None else Ending(row[9]),
+        kill_at=row[10],
+        ending_by=row[11],
+        ending_reason=row[12],
+        worker=row[13],
+        lease_until=row[14],
+    )
+    return Attempt(
+        job=row[0],
+        agent=row[2],
+        run=run,
+        ended_at=row[15],
+        failure=row[16],
+        message=row[17],
+        exit_code=row[18],
+        signal=row[19],
+        session_id=row[20],
+        usage=None if row[21] is None else from_json(row[21]),
+        log_bytes=row[22],
+    )
+
+
+def event_row(event: Event) -> Row:
+    """EVENT_COLUMNS."""
+    before, after, detail = event.before, event.after, event.detail
+    return (
+        event.cursor,
+        event.time,
+        event.kind,
+        event.job,
+        event.attempt,
+        None if before is None else str(before),
+        None if after is None else str(after),
+        event.actor,
+        None if detail is None else _encode(detail).decode(),
+    )
+
+
+def event_from(row: Row) -> Event:
+    cursor, time, kind, job, attempt, before, after, actor, detail = row
+    return Event(
+        cursor=cursor,
+        time=time,
+        kind=kind,
+        job=job,
+        attempt=attempt,
+        before=before,
+        after=after,
+        actor=actor,
+        detail=None if detail is None else _decode_any(detail),
+    )
