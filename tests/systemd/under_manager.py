@@ -1,4 +1,4 @@
-"""under_manager.py SCENARIO FOLDER: test_units.py runs it beside a fresh user manager. Exit 0: the units kept their word.
+"""under_manager.py SCENARIO FOLDER: test_units.py runs it beside a user manager. Exit 0: the units kept their word.
 
 Waits only for what happens: a unit's start (systemctl returns), a process's end (its pidfd), a reply, a line in a pipe.
 """
