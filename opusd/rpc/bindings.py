@@ -1,0 +1,111 @@
+"""Which coroutine answers which method: what the Commands object offers of the table, and nothing else.
+
+A command is `async def job_submit(self, session, params: JobSubmit) -> Submitted`: the method's name with
+an underscore, the decoded parameters, the result or an OpusError. Replies are encoded by the connection.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol, TypeAlias
+
+import msgspec
+
+from opusd.api.methods import METHODS, PROTOCOL, Method
+from opusd.api.openrpc import document
+from opusd.api.params import EventsUnsubscribe, RpcDiscover, SystemHello, SystemPing
+from opusd.api.results import Done, Hello
+from opusd.core.errors import Conflict, InvalidParams, NotFound
+from opusd.rpc.session import Session
+
+Call: TypeAlias = Callable[[Session, Any], Awaitable[Any]]
+
+
+class Commands(Protocol):
+    """What answers: any object with a coroutine for each method it offers, named as `Method.verb` says.
+
+    `events_subscribe(session, params, sink)` takes the sink of `opusd.rpc.subscriptions` as well.
+    Calls of one connection are started in the order sent; a command that decides holds
+    `session.turn` while it does, so that they take effect in that order.
+    """
+
+
+class Binding(msgspec.Struct, frozen=True):
+    """One method with what answers it; `pushes` says that it wants a sink for events, too."""
+
+    method: Method[Any, Any]
+    call: Callable[..., Awaitable[Any]]
+    pushes: bool = False
+
+
+_PLACE: Final = re.compile(r" - at `(.*)`$", re.DOTALL)
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*?)`")
+_MISSING: Final = re.compile(r"Object missing required field `(.*?)`")
+
+
+def decode_params(params: dict[str, Any], kind: type[Any]) -> Any:
+    """The struct of the parameters; InvalidParams names the field that is wrong in `data.path`."""
+    try:
+        return msgspec.convert(params, kind)
+    except msgspec.ValidationError as error:
+        message = str(error)
+    place = _PLACE.search(message)
+    path = place[1] if place is not None else "$"
+    text = message[: place.start()] if place is not None else message
+    text, path = text[:500], path[:500]
+    if (unknown := _UNKNOWN.match(text)) is not None:
+        name = unknown[1][:200]
+        near = difflib.get_close_matches(name, _names(kind), 1) if path == "$" else []
+        text = f"unknown parameter {name!r}" + (f": did you mean {near[0]!r}?" if near else "")
+        path = f"{path}.{name}"
+    elif (missing := _MISSING.match(text)) is not None:
+        text = f"the parameter {missing[1]!r} is missing"
+        path = f"{path}.{missing[1]}"
+    raise InvalidParams(f"{text} - at `{path}`", path=path)
+
+
+def _names(kind: type[Any]) -> list[str]:
+    return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+class Protocols:
+    """The methods about the connection itself: `system.hello`, `system.ping`, `rpc.discover`, unsubscribing."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+        self.bindings: dict[str, Binding] = {}
+
+    async def system_hello(self, session: Session, params: SystemHello) -> Hello:
+        if not params.protocol_min <= PROTOCOL <= params.protocol_max:
+            raise Conflict(
+                f"this daemon speaks protocol {PROTOCOL}, not {params.protocol_min} to {params.protocol_max}",
+                protocol=PROTOCOL,
+            )
+        if params.token is not None:
+            session.show_token(params.token)
+        return Hello(protocol=PROTOCOL, version=self._version, capabilities=list(self.bindings))
+
+    async def system_ping(self, session: Session, params: SystemPing) -> Done:
+        return Done()
+
+    async def rpc_discover(self, session: Session, params: RpcDiscover) -> dict[str, Any]:
+        return document([binding.method for binding in self.bindings.values()], self._version)
+
+    async def events_unsubscribe(self, session: Session, params: EventsUnsubscribe) -> Done:
+        sink = session.sinks.get(params.subscription)
+        if sink is None:
+            raise NotFound(f"this connection has no subscription {params.subscription}")
+        sink.close()
+        return Done()
+
+
+def bind(commands: Commands, version: str) -> dict[str, Binding]:
+    """Every method that `commands` offers, or else this module, by name, in the order of the table."""
+    own = Protocols(version)
+    for method in METHODS.values():
+        call = getattr(commands, method.verb, None) or getattr(own, method.verb, None)
+        if call is not None:
+            own.bindings[method.name] = Binding(method, call, pushes=method.name == "events.subscribe")
+    return own.bindings

@@ -1,0 +1,56 @@
+"""One call under way, and the answer to a batch as it comes together. What is called is not known here."""
+
+from __future__ import annotations
+
+import asyncio
+
+from opusd.api.framing import Id, Notification, Request, encode_batch, encode_error
+from opusd.core.errors import InternalError
+from opusd.rpc.bindings import Binding
+
+
+class Call:
+    """One call in flight. `cancelled` is true when the client, and not the daemon, asked for its end."""
+
+    __slots__ = ("answered", "binding", "cancelled", "id", "notified", "params", "reply_to", "task")
+
+    def __init__(self, message: Request | Notification, binding: Binding, reply_to: Gathering | None) -> None:
+        self.id: Id = message.id if isinstance(message, Request) else None
+        self.notified = isinstance(message, Notification)
+        self.params = message.params
+        self.binding = binding
+        self.reply_to = reply_to
+        self.cancelled = False
+        self.answered = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class Gathering:
+    """The answer to a batch, sent when its last call has ended; it is kept under the limit of a line."""
+
+    def __init__(self, limit: int) -> None:
+        self.open = 1  # the batch itself, until all its entries are started
+        self._limit = limit - min(65536, limit // 8)  # what is left holds the errors of those that are too long
+        self._replies: list[bytes] = []
+        self._size = 2
+
+    def add(self, call: Id, reply: bytes) -> None:
+        if self._size + len(reply) + 1 > self._limit:
+            reply = encode_error(call, too_long(len(reply), self._limit))
+        self._replies.append(reply)
+        self._size += len(reply) + 1
+
+    def done(self) -> bytes | None:
+        """One part has ended; the whole answer when it was the last, unless there is nothing to say."""
+        self.open -= 1
+        return encode_batch(self._replies) if self.open == 0 and self._replies else None
+
+
+def too_long(size: int, limit: int) -> InternalError:
+    """What is answered instead of a reply that is longer than a line may be."""
+    return InternalError(
+        f"the call was done, but its reply has {size} bytes, and a line has at most {limit}: ask for less",
+        reason="reply_too_long",
+        bytes=size,
+        limit=limit,
+    )

@@ -1,0 +1,383 @@
+"""One connection: bytes to calls, calls to tasks, and replies to bytes, within bounds on both sides.
+
+Calls are started in the order sent and answered in any. A call that changes something is never cut
+short, not even by the connection's end; one that waits is cancelled by `$/cancelRequest` and by that end.
+What the methods do is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import select
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from opusd.api.framing import (
+    LINE_LIMIT,
+    Batch,
+    Framing,
+    Id,
+    Notification,
+    Refused,
+    Request,
+    encode_error,
+    encode_result,
+)
+from opusd.api.results import Subscription
+from opusd.core.access import Caller
+from opusd.core.errors import (
+    InternalError,
+    InvalidRequest,
+    MethodNotFound,
+    OpusError,
+    QuotaExceeded,
+    RequestCancelled,
+    ShuttingDown,
+)
+from opusd.rpc.bindings import Binding, decode_params
+from opusd.rpc.calls import Call, Gathering, too_long
+from opusd.rpc.session import Session
+from opusd.rpc.subscriptions import EventSink, Outlet
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """What one connection may hold: bytes, seconds, calls."""
+
+    line: int = LINE_LIMIT
+    unsent: int = 1024 * 1024  # its calls are not read on past this
+    stall: float = 30.0  # without a byte taken: closed
+    calls: int = 128  # in flight; more are not read until some have ended
+    waiting: int = 1000  # calls that wait, beside these; more are refused, for nothing says when they end
+
+
+OnError = Callable[[BaseException, str], None]
+_CANCEL: Final = "$/cancelRequest"
+
+
+class Connection(asyncio.Protocol):
+    """`identify` looks at the peer and raises OpusError to turn it away; `lower` is what a token does to a caller."""
+
+    def __init__(
+        self,
+        bindings: dict[str, Binding],
+        *,
+        identify: Callable[[socket.socket], Caller],
+        lower: Callable[[Caller, str], Caller],
+        on_error: OnError,
+        on_end: Callable[[Connection], None],
+        subscriptions: itertools.count[int],
+        bounds: Bounds,
+    ) -> None:
+        self._bindings = bindings
+        self._identify = identify
+        self._lower = lower
+        self._on_error = on_error
+        self._on_end = on_end
+        self._subscriptions = subscriptions
+        self._bounds = bounds
+        self._framing = Framing(bounds.line)
+        self._calls: dict[Id, Call] = {}  # those with an id, for `$/cancelRequest` and for ids used twice
+        self._running: set[Call] = set()
+        self._waiting = 0
+        self._reading = True
+        self._eof = False
+        self._stopping = False
+        self._hangup: select.epoll | None = None
+        self._stall: asyncio.TimerHandle | None = None
+        self._taken = (0, 0.0)  # bytes taken by the client, and when that last grew
+        self._written = 0
+        self._ended: asyncio.Future[None]
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # ---------------------------------------------------------------------- what the transport says
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._loop = asyncio.get_running_loop()
+        self._ended = self._loop.create_future()
+        self._transport = transport
+        self._outlet = Outlet(self._write, transport.get_write_buffer_size)
+        self._session = Session(Caller(agent=True), self._lower)
+        try:
+            # A duplicate, for a loop's own object need not be a real socket.
+            with socket.fromfd(transport.get_extra_info("socket").fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+                self._session.caller = self._identify(peer)
+        except OpusError as error:
+            self._refuse_all(error)
+        except OSError as error:
+            self._on_error(error, "connect")
+            self._refuse_all(InternalError("who is calling could not be found out"))
+
+    def data_received(self, data: bytes) -> None:
+        self._framing.receive_data(data)
+        self._pump()
+
+    def eof_received(self) -> bool:
+        """The client shut down its writing side, or is gone altogether: only the first still gets replies."""
+        self._framing.receive_eof()
+        self._eof = True
+        if self._framing.closed or self._hung_up():
+            return False
+        self._pump()
+        return True
+
+    def pause_writing(self) -> None:
+        """Asked for at 64 KiB; nothing is done before `bounds.unsent`, which `_write` sees."""
+
+    def resume_writing(self) -> None:
+        self._outlet.wake()
+        self._pump()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._session.gone = True
+        self._framing.closed = True
+        if self._stall is not None:
+            self._stall.cancel()
+        if self._hangup is not None:
+            self._loop.remove_reader(self._hangup.fileno())
+            self._hangup.close()
+        for sink in list(self._session.sinks.values()):
+            sink.close()
+        self._outlet.wake()
+        for call in list(self._running):
+            if call.binding.method.waits or call.binding.method.kind != "write":
+                assert call.task is not None
+                call.task.cancel()
+        if not self._ended.done():
+            self._ended.set_result(None)
+        self._on_end(self)
+
+    # ------------------------------------------------------------------------------- calls come in
+
+    def _pump(self) -> None:
+        """Start what has come, as far as the bounds allow; then reading goes on or rests."""
+        while self._may_read():
+            message = self._framing.next_message()
+            if message is None:
+                self._close_when_done()
+                break
+            self._take(message)
+        self._set_reading(self._may_read())
+
+    def _may_read(self) -> bool:
+        return (
+            not self._stopping
+            and not self._session.gone
+            and len(self._running) - self._waiting < self._bounds.calls
+            and self._transport.get_write_buffer_size() <= self._bounds.unsent
+        )
+
+    def _set_reading(self, reading: bool) -> None:
+        if reading != self._reading and not self._eof and not self._transport.is_closing():
+            self._reading = reading
+            if reading:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _take(self, message: Request | Notification | Refused | Batch) -> None:
+        if not isinstance(message, Batch):
+            self._start(message, None)
+            return
+        gathering = Gathering(self._bounds.line)
+        for entry in message.entries:
+            self._start(entry, gathering)
+        self._end_part(gathering)
+
+    def _start(self, message: Request | Notification | Refused, reply_to: Gathering | None) -> None:
+        match message:
+            case Refused():
+                self._answer(message.id, encode_error(message.id, message.error), reply_to)
+                return
+            case Notification(method=method, params=params) if method == _CANCEL:
+                self._cancel(params.get("id"))
+                return
+            case Request(id=call_id) if call_id is not None and call_id in self._calls:
+                error: OpusError = InvalidRequest(f"the id {call_id!r} is in flight on this connection")
+                self._answer(None, encode_error(None, error), reply_to)
+                return
+            case _:
+                pass
+        binding = self._bindings.get(message.method)
+        if binding is None:
+            error = MethodNotFound(f"there is no method {message.method[:200]!r}; rpc.discover lists them")
+        elif binding.method.waits and self._waiting >= self._bounds.waiting:
+            error = QuotaExceeded(
+                f"{self._waiting} calls wait on this connection already",
+                quota="waiting_calls",
+                limit=self._bounds.waiting,
+                retry_after=None,
+            )
+        else:
+            self._run(Call(message, binding, reply_to))
+            return
+        if isinstance(message, Request):
+            self._answer(message.id, encode_error(message.id, error), reply_to)
+
+    def _run(self, call: Call) -> None:
+        if not call.notified and call.id is not None:
+            self._calls[call.id] = call
+        if call.reply_to is not None:
+            call.reply_to.open += 1
+        self._waiting += call.binding.method.waits
+        self._running.add(call)
+        self._idle.clear()
+        call.task = self._loop.create_task(self._perform(call))
+        call.task.add_done_callback(lambda _: self._end(call))
+
+    def _cancel(self, call_id: Any) -> None:
+        call = self._calls.get(call_id) if isinstance(call_id, str | int) else None
+        if call is not None and call.binding.method.waits and call.task is not None:
+            call.cancelled = True
+            call.task.cancel()
+
+    # ----------------------------------------------------------------------------- and are answered
+
+    async def _perform(self, call: Call) -> None:
+        method = call.binding.method
+        sink: EventSink | None = None
+        try:
+            params = decode_params(call.params, method.params)
+            if call.binding.pushes:
+                sink = self._new_sink()
+                result = await call.binding.call(self._session, params, sink)
+            else:
+                result = await call.binding.call(self._session, params)
+            reply = encode_result(call.id, result)
+            if len(reply) > self._bounds.line:
+                reply = encode_error(call.id, too_long(len(reply), self._bounds.line))
+        except OpusError as error:
+            reply = encode_error(call.id, error)
+            result = None
+        self._reply(call, reply)
+        if sink is not None:
+            if isinstance(result, Subscription) and not call.notified:
+                sink.open(result.cursor)
+            else:
+                sink.close()
+
+    def _new_sink(self) -> EventSink:
+        sinks = self._session.sinks
+        number = next(self._subscriptions)
+        sinks[number] = sink = EventSink(number, self._outlet, lambda gone: sinks.pop(gone, None))
+        return sink
+
+    def _reply(self, call: Call, reply: bytes) -> None:
+        """At the very end of its task: its id may be used again as soon as the client has this."""
+        call.answered = True
+        if self._calls.get(call.id) is call:
+            del self._calls[call.id]
+        if not call.notified:
+            self._answer(call.id, reply, call.reply_to)
+
+    def _answer(self, call_id: Id, reply: bytes, reply_to: Gathering | None) -> None:
+        if reply_to is None:
+            self._write(reply + b"\n")
+        else:
+            reply_to.add(call_id, reply)
+
+    def _end(self, call: Call) -> None:
+        """Its task is over, one way or the other: it may have been cancelled before it began."""
+        assert call.task is not None
+        if not call.answered:
+            failure = None if call.task.cancelled() else call.task.exception()
+            if failure is not None:
+                self._on_error(failure, call.binding.method.name)
+            self._reply(call, encode_error(call.id, self._ending(call, failure)))
+        self._running.discard(call)
+        self._waiting -= call.binding.method.waits
+        if call.reply_to is not None:
+            self._end_part(call.reply_to)
+        if not self._running:
+            self._idle.set()
+        self._pump()
+
+    def _ending(self, call: Call, failure: BaseException | None) -> OpusError:
+        if failure is not None:
+            return InternalError(f"{call.binding.method.name} failed inside the daemon; its log says how")
+        if call.cancelled:
+            return RequestCancelled("cancelled, as asked")
+        return ShuttingDown("the daemon is shutting down")
+
+    def _end_part(self, gathering: Gathering) -> None:
+        if (whole := gathering.done()) is not None:
+            self._write(whole + b"\n")
+
+    # ------------------------------------------------------------------------------------ bytes out
+
+    def _write(self, data: bytes) -> None:
+        if self._session.gone or self._transport.is_closing():
+            return
+        self._transport.write(data)
+        self._written += len(data)
+        self._outlet.note(len(data))
+        unsent = self._transport.get_write_buffer_size()
+        if unsent > self._bounds.unsent:
+            self._set_reading(False)
+        if unsent and self._stall is None:
+            self._taken = (self._written - unsent, self._loop.time())
+            self._watch_stall()
+
+    def _watch_stall(self) -> None:
+        self._stall = self._loop.call_later(self._bounds.stall / 4, self._look_at_stall)
+
+    def _look_at_stall(self) -> None:
+        """Close a connection whose client has taken no byte for `bounds.stall`; stop looking when all is sent."""
+        self._stall = None
+        unsent = self._transport.get_write_buffer_size()
+        if not unsent or self._session.gone:
+            return
+        taken, now = self._written - unsent, self._loop.time()
+        if taken > self._taken[0]:
+            self._taken = (taken, now)
+        elif now - self._taken[1] >= self._bounds.stall:
+            self._transport.abort()
+            return
+        self._watch_stall()
+
+    # --------------------------------------------------------------------------------------- the end
+
+    def _refuse_all(self, error: OpusError) -> None:
+        self._framing.closed = True
+        self._write(encode_error(None, error) + b"\n")
+        self._transport.close()
+
+    def _close_when_done(self) -> None:
+        """After a half-close, or a line over the limit: all that was sent is answered first."""
+        subscribed = self._session.sinks and not self._framing.closed
+        if (self._eof or self._framing.closed) and not self._running and not subscribed:
+            self._transport.close()
+
+    def _hung_up(self) -> bool:
+        """Whether the peer is gone, where a half-close looks the same to read(); if not, its end is watched for."""
+        fd = self._transport.get_extra_info("socket").fileno()
+        self._hangup = select.epoll()
+        self._hangup.register(fd, 0)  # hang-ups are reported even when nothing is asked for
+        if self._hangup.poll(0):
+            return True
+        self._loop.add_reader(self._hangup.fileno(), self._transport.abort)
+        return False
+
+    async def shut(self) -> None:
+        """Read no more, end the calls that wait, let the others' replies out, and close. When cancelled: `abort`."""
+        self._stopping = True
+        self._set_reading(False)
+        for call in list(self._running):
+            if call.binding.method.waits and call.task is not None:
+                call.task.cancel()
+        await self._idle.wait()
+        self._transport.close()
+        await asyncio.shield(self._ended)
+
+    async def ended(self) -> None:
+        """Until the transport is closed."""
+        await asyncio.shield(self._ended)
+
+    def abort(self) -> None:
+        """Close now; what is unsent is lost."""
+        self._transport.abort()

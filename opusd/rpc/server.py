@@ -1,0 +1,108 @@
+"""The listening socket and its connections: opened once, closed once, replies let out in between.
+
+It is handed what answers (Commands) and who may call (`identify`) as values, and knows neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from opusd import __version__
+from opusd.core.access import Caller
+from opusd.core.errors import OpusError, QuotaExceeded
+from opusd.rpc.bindings import Commands, bind
+from opusd.rpc.connection import Bounds, Connection, OnError
+from opusd.rpc.place import Place, inherit, make
+
+
+def _nobody(caller: Caller, _token: str) -> Caller:
+    """No token is known: whoever shows one is an agent without a job."""
+    return Caller(uid=caller.uid, pid=caller.pid, agent=True)
+
+
+class RpcServer:
+    """`serve` then `close`. `on_error(error, method)` is told of what no command should raise; clients are not."""
+
+    def __init__(
+        self,
+        commands: Commands,
+        *,
+        identify: Callable[[socket.socket], Caller],
+        lower: Callable[[Caller, str], Caller] = _nobody,
+        on_error: OnError,
+        version: str = __version__,
+        bounds: Bounds | None = None,
+        max_connections: int = 1000,
+    ) -> None:
+        self.bindings = bind(commands, version)
+        self._identify = identify
+        self._lower = lower
+        self._on_error = on_error
+        self._bounds = bounds or Bounds()
+        self._max_connections = max_connections
+        self._subscriptions = itertools.count(1)
+        self._connections: set[Connection] = set()
+        self._place: Place | None = None
+        self._server: asyncio.Server | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._connections)
+
+    async def serve(self, path: Path | None, inherited_fd: int | None = None) -> None:
+        """Listen at `path`, or on an inherited socket; PlaceRefused (an OpusError) says why it can't be."""
+        if inherited_fd is not None:
+            self._place = inherit(inherited_fd)
+        elif path is not None:
+            self._place = make(path, backlog=512)
+        else:
+            raise ValueError("either a path or an inherited descriptor")
+        options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            self._connection, sock=self._place.socket, backlog=512, **options
+        )
+
+    async def close(self, timeout: float) -> None:
+        """Accept no more, read no more, end what waits, let replies out for so many seconds, then close all."""
+        if self._server is not None:
+            self._server.close()
+        if self._place is not None:
+            self._place.close()
+        try:
+            async with asyncio.timeout(timeout), asyncio.TaskGroup() as group:
+                for connection in self._connections:
+                    group.create_task(connection.shut())
+        except TimeoutError:
+            left = list(self._connections)
+            for connection in left:
+                connection.abort()
+            await asyncio.gather(*(connection.ended() for connection in left))
+
+    def _connection(self) -> Connection:
+        connection = Connection(
+            self.bindings,
+            identify=self._identify if len(self._connections) < self._max_connections else self._turn_away,
+            lower=self._lower,
+            on_error=self._on_error,
+            on_end=self._connections.discard,
+            subscriptions=self._subscriptions,
+            bounds=self._bounds,
+        )
+        self._connections.add(connection)
+        return connection
+
+    def _turn_away(self, peer: socket.socket) -> Caller:
+        error: OpusError = QuotaExceeded(
+            f"{self._max_connections} connections are open already",
+            quota="connections",
+            limit=self._max_connections,
+            retry_after=1.0,
+        )
+        raise error

@@ -1,0 +1,150 @@
+"""Events on their way to one connection, within a bound.
+
+An event is encoded once, by whoever has it, and shared by all subscribers; here it gets its frame. What
+the transport has not sent yet is known from how much it still holds: it sends in order. Which events a
+subscription wants is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from opusd.api.framing import encode_call
+
+UNSENT_EVENTS = 256 * 1024
+
+
+class Outlet:
+    """The transport as sinks see it, and how many bytes of events it has not sent yet."""
+
+    def __init__(self, write: Callable[[bytes], None], unsent: Callable[[], int], limit: int = UNSENT_EVENTS) -> None:
+        self._write = write
+        self._unsent = unsent
+        self._limit = limit
+        self._written = 0  # bytes of everything, ever
+        self._events: deque[tuple[int, int]] = deque()  # (end among the bytes written, size), oldest first
+        self._held = 0  # the sum of their sizes
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def note(self, size: int) -> None:
+        """Bytes of something else went to the transport."""
+        self._written += size
+
+    def write_event(self, frame: bytes) -> None:
+        self._write(frame)
+        self._events.append((self._written, len(frame)))
+        self._held += len(frame)
+
+    @property
+    def held(self) -> int:
+        """Bytes of events that no one has taken."""
+        taken = self._written - self._unsent()
+        while self._events and self._events[0][0] <= taken:
+            self._held -= self._events.popleft()[1]
+        return self._held
+
+    def takes(self, size: int) -> bool:
+        return self.held + size <= self._limit
+
+    async def room(self) -> None:
+        """Until half of what may be held is free."""
+        while self.held > self._limit // 2:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.add(future)
+            try:
+                await future
+            finally:
+                self._waiting.discard(future)
+
+    def wake(self) -> None:
+        """The transport has sent something, or is gone."""
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+
+
+class EventSink:
+    """Where the events of one subscription go: `sink(cursor, encoded_event)`, at any time, from the loop's thread.
+
+    What comes before the reply to `events.subscribe` has left waits for it. An event that would go past
+    the bound waits for one turn of the loop, since some loops send only then (and it is shared, so that
+    it costs no memory); if there is no room even then, the subscription ends with one `event.lagged`,
+    whose cursor is that of the last event sent.
+    """
+
+    def __init__(self, subscription: int, outlet: Outlet, forget: Callable[[int], object]) -> None:
+        self.subscription = subscription
+        self.closed = False
+        self.on_close: Callable[[], None] | None = None
+        self._outlet = outlet
+        self._forget = forget
+        self._prefix = b'{"jsonrpc":"2.0","method":"event","params":{"subscription":%d,"event":' % subscription
+        self._opened = False
+        self._cursor = 0
+        self._early: list[tuple[int, bytes]] = []
+        self._early_bytes = 0
+        self._late: list[tuple[int, bytes]] = []
+
+    def __call__(self, cursor: int, event: bytes) -> None:
+        if self.closed:
+            return
+        if not self._opened:
+            self._early_bytes += len(event)
+            if self._early_bytes <= UNSENT_EVENTS:  # what is left out is lagged over when the reply has left
+                self._early.append((cursor, event))
+            return
+        if not self._late and self._sent(cursor, event):
+            return
+        if not self._late:
+            asyncio.get_running_loop().call_soon(self._settle)
+        self._late.append((cursor, event))
+
+    def open(self, cursor: int) -> None:
+        """The reply has left, and said that the subscription begins after `cursor`: what waited may follow."""
+        self._opened = True
+        self._cursor = cursor
+        early, self._early = self._early, []
+        for each, event in early:
+            if not self._sent(each, event):
+                self._end_lagging()
+                return
+        if self._early_bytes > UNSENT_EVENTS:
+            self._end_lagging()
+
+    async def room(self) -> None:
+        """Until events are taken again without lagging; for who replays what is kept. At once when it is closed."""
+        if self._opened and not self.closed:
+            await self._outlet.room()
+
+    def close(self) -> None:
+        """No more events; `on_close` tells whoever feeds this sink."""
+        if not self.closed:
+            self.closed = True
+            self._early.clear()
+            self._late.clear()
+            self._forget(self.subscription)
+            if self.on_close is not None:
+                self.on_close()
+
+    def _sent(self, cursor: int, event: bytes) -> bool:
+        frame = b"".join((self._prefix, event, b"}}\n"))
+        if not self._outlet.takes(len(frame)):
+            return False
+        self._outlet.write_event(frame)
+        self._cursor = cursor
+        return True
+
+    def _settle(self) -> None:
+        late, self._late = self._late, []
+        for cursor, event in late:
+            if self.closed:
+                return
+            if not self._sent(cursor, event):
+                self._end_lagging()
+
+    def _end_lagging(self) -> None:
+        params = {"subscription": self.subscription, "cursor": self._cursor}
+        self._outlet.write_event(encode_call("event.lagged", params) + b"\n")
+        self.close()
