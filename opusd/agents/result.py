@@ -33,7 +33,7 @@ def read_result(folder: Path) -> tuple[bytes | None, str | None]:
         os.close(place)
     try:
         msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return None, f"{NAME} is not JSON: {error}"
     return data, None
 
