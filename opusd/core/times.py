@@ -39,7 +39,7 @@ _RFC3339 = re.compile(
 
 def to_rfc3339(us: int) -> str:
     """`2026-01-31T23:59:59.000001Z`."""
-    return (_EPOCH + us * _MICROSECOND).strftime("%Y-%m-%dT%H:%M:%S.%f").rjust(26, "0") + "Z"
+    return (_EPOCH + timedelta(microseconds=us)).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def from_rfc3339(text: str) -> int:
