@@ -62,7 +62,7 @@ class Facts(msgspec.Struct):
     tree_sizes: dict[int, int] = {}
 
 
-class MissingFact(Exception):
+class MissingFact(Conflict):
     """Memory holds a key whose digest is not on disk yet: commit, read the facts again, decide again."""
 
 
