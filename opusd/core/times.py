@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -39,7 +40,14 @@ _RFC3339 = re.compile(
 
 def to_rfc3339(us: int) -> str:
     """`2026-01-31T23:59:59.000001Z`."""
-    return (_EPOCH + timedelta(microseconds=us)).isoformat(timespec="microseconds")[:26] + "Z"
+    second, micros = divmod(us, SECOND)
+    return f"{_second(second)}.{micros:06d}Z"
+
+
+@lru_cache(maxsize=4096)
+def _second(second: int) -> str:
+    """What is written together is mostly of few seconds: this more than halves the cost of a time."""
+    return (_EPOCH + timedelta(seconds=second)).isoformat()[:19]
 
 
 def from_rfc3339(text: str) -> int:
