@@ -61,7 +61,7 @@ def moment_of(job: Job) -> str | None:
     if job["status"] in FINAL:
         return job.get("completed_at")
     if job["status"] in ACTIVE:
-        return job.get("started_at")
+        return job.get("started_at") or job.get("queued_at")
     if job["status"] in ("scheduled", "retrying") and (job.get("due_at") or job.get("run_at")):
         return job.get("due_at") or job.get("run_at")
     return job.get("queued_at") or job.get("created_at")

@@ -71,7 +71,7 @@ def read(session: Session, output: Output, job: int | str, attempt: int | None, 
         page = session.call("job.logs", {"id": job, "attempt": attempt, "offset": offset, "limit": PAGE})
         if page["data"] or page.get("dropped") or session.screen.as_json:
             output.write(page)
-        if page["eof"] or page["next_offset"] <= offset:
+        if page["eof"] or not (page["data"] or page.get("dropped")):
             return
         offset = page["next_offset"]
 
@@ -129,13 +129,23 @@ class Follower:
             except Refused as failure:
                 if failure.word != "not_found":
                     raise
-                break  # a worker's attempt has no output here
+                if self._under_way():  # its output is not there yet, or a worker has it: look again when it ends
+                    self._next_event()
+                    continue
+                break
+            if page["offset"] < self.offset:
+                self.output.close_line()
+                self.output.screen.complain("[the agent began its output anew]")
             self.output.write(page)
             self.offset = page["next_offset"]
             if page["eof"]:
                 break
         self.attempt += 1
         self.offset = 0
+
+    def _under_way(self) -> bool:
+        job = self.session.call("job.get", {"id": self.job})
+        return job["status"] in ("running", "cancelling") and job["attempts"] == self.attempt
 
     def _subscribe(self) -> None:
         self.session.call("events.subscribe", {"jobs": [self.job]})

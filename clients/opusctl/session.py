@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from opusctl.screen import Screen
 
-SHUTTING_DOWN = -32008
+SHUTTING_DOWN, CANCELLED = -32008, -32800  # what a call that waits may end with when the daemon stops
 RETURN_WITHIN = 60.0  # seconds that a waiting verb gives a daemon that went away to come back
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
@@ -50,7 +50,7 @@ class Session:
 
         Work goes on without the daemon, so a wait outlives its restart.
         """
-        if isinstance(failure, Refused) and failure.code != SHUTTING_DOWN:
+        if isinstance(failure, Refused) and failure.code not in (SHUTTING_DOWN, CANCELLED):
             raise failure
         if isinstance(failure, NoDaemon) and not isinstance(failure, DaemonGone):
             raise failure

@@ -6,6 +6,7 @@ the daemon refuses them and fail the test, and what a test lets it answer must b
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -50,6 +51,7 @@ class ScriptedDaemon:
         self.answers: dict[str, Any] = {"system.ping": {}}
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.wrong: list[str] = []
+        self.under_way: set[str] = set()
         self.notify_after: dict[str, list[dict[str, Any]]] = {}  # method -> notifications sent behind its reply
         self.called = threading.Condition()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -67,12 +69,16 @@ class ScriptedDaemon:
         with self.called:
             assert self.called.wait_for(lambda: len(self.sent(method)) >= times, timeout=10), self.calls
 
+    def drop_connections(self) -> None:
+        """What a restart looks like: the connections end, and new ones are taken."""
+        for one in self._connections:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         for one in (self._listener, *self._connections):
-            try:
+            with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
         for thread in self._threads:
             thread.join(10)
         for one in (self._listener, *self._connections):
@@ -96,13 +102,14 @@ class ScriptedDaemon:
                     self._answer(connection, json.loads(line))
             except (HangUp, OSError):
                 pass
-        try:
+        with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
 
     def _answer(self, connection: socket.socket, request: dict[str, Any]) -> None:
         name, params = request["method"], request["params"]
+        with self.called:
+            self.under_way.add(name)
+            self.called.notify_all()
         try:
             result = self._result(name, params)
             reply = {"jsonrpc": "2.0", "id": request["id"], "result": result}
@@ -110,6 +117,7 @@ class ScriptedDaemon:
             reply = {"jsonrpc": "2.0", "id": request["id"], "error": refusal.error}
         finally:
             with self.called:
+                self.under_way.discard(name)
                 self.calls.append((name, params))
                 self.called.notify_all()
         connection.sendall(json.dumps(reply).encode() + b"\n")
@@ -192,7 +200,11 @@ def status():
     """The result of queue.status, with changes."""
 
     def make(**changes: Any) -> dict[str, Any]:
-        counts = {"status": {"queued": 12, "running": 1, "completed": 40}, "tier": {"normal": 12, "urgent": 1}, "agent": {}}
+        counts = {
+            "status": {"queued": 12, "running": 1, "completed": 40},
+            "tier": {"normal": 12, "urgent": 1},
+            "agent": {},
+        }
         pool = {"max_concurrent": 3, "busy": 1, "interactive_slots": 1}
         running = [a_job(5, "running", progress={"fraction": 0.4, "message": "tests"})]
         return {"counts": counts, "running": running, "pool": pool, "paused": False, "uptime": 7200.0} | changes
@@ -256,7 +268,12 @@ def spawn():
         program = [sys.executable, "-m", "opusctl", *words]
         running.append(
             subprocess.Popen(
-                program, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, env=environment(**env), cwd=ROOT
+                program,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                env=environment(**env),
+                cwd=ROOT,
             )
         )
         return running[-1]
@@ -266,6 +283,17 @@ def spawn():
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def run_python():
+    """Run a program that imports opusctl, without site-packages: what they import at start is not opusctl's doing."""
+
+    def run(program: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-S", "-c", program]
+        return subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=ROOT, check=True)
+
+    return run
 
 
 @pytest.fixture

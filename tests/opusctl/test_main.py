@@ -1,20 +1,20 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from opusctl.failure import EXIT_OF_CODE
 from opusctl.verbs import VERBS
 
-HEAVY = ("asyncio", "msgspec", "structlog", "rich", "typing", "dataclasses", "datetime", "shutil", "unicodedata", "inspect",
-         "subprocess", "threading", "opusd", "aiosqlite", "sqlite3")  # fmt: skip
+HEAVY = (
+    "asyncio", "msgspec", "structlog", "rich", "typing", "dataclasses", "datetime", "shutil", "unicodedata",
+    "inspect",
+         "subprocess", "threading", "opusd", "aiosqlite", "sqlite3",
+)  # fmt: skip
 LATER = ("answer", "ask", "top", "workers", "stats", "metrics", "schedule", "worktrees", "service", "completion", "mcp",
          "web", "nodes", "store")  # fmt: skip
 
 
-def test_the_fast_path_imports_nothing_heavy_and_one_verb(daemon, status, info):
+def test_the_fast_path_imports_nothing_heavy_and_one_verb(daemon, status, info, run_python):
     daemon.answers |= {"queue.status": status(), "system.info": info()}
     program = (
         "import sys; known = set(sys.modules)\n"
@@ -22,12 +22,7 @@ def test_the_fast_path_imports_nothing_heavy_and_one_verb(daemon, status, info):
         "code = main(['status'])\n"
         "print(code, *sorted(set(sys.modules) - known), file=sys.stderr)"
     )
-    from tests.opusctl.conftest import ROOT, environment
-
-    # -S: what site-packages import by themselves at start is not opusctl's doing
-    ran = subprocess.run(
-        [sys.executable, "-S", "-c", program], capture_output=True, text=True, env=environment(), cwd=ROOT, check=True
-    )
+    ran = run_python(program)
     code, *modules = ran.stderr.split()
     assert code == "0"
     assert not [module for module in modules if module.split(".")[0] in HEAVY]

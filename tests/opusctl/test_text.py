@@ -18,7 +18,11 @@ def test_no_control_character_survives(text):
     assert not any(0xD800 <= ord(c) < 0xE000 for c in shown)
 
 
-@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"]))))
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"]))
+    )
+)
 def test_json_for_a_terminal_is_the_same_json(value):
     text = escaped_json(json.dumps(value, ensure_ascii=False, indent=2))
     assert json.loads(text) == value
@@ -64,7 +68,9 @@ def test_times_are_relative(time, words):
     assert ago(time, NOW) == words
 
 
-@pytest.mark.parametrize("time", ["1970-01-01T00:00:00Z", "2000-02-29T23:59:59.5Z", "2025-12-31T12:00:00Z", "2100-03-01T00:00:00Z"])
+@pytest.mark.parametrize(
+    "time", ["1970-01-01T00:00:00Z", "2000-02-29T23:59:59.5Z", "2025-12-31T12:00:00Z", "2100-03-01T00:00:00Z"]
+)
 def test_the_own_reading_of_times_agrees_with_the_library(time):
     from datetime import datetime
 
@@ -73,7 +79,16 @@ def test_the_own_reading_of_times_agrees_with_the_library(time):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0, "0s"), (2.34, "2.3s"), (41, "41s"), (185, "3m 5s"), (7800, "2h 10m"), (345600, "4d"), (86460, "1d"), (-30, "-30s")],
+    [
+        (0, "0s"),
+        (2.34, "2.3s"),
+        (41, "41s"),
+        (185, "3m 5s"),
+        (7800, "2h 10m"),
+        (345600, "4d"),
+        (86460, "1d"),
+        (-30, "-30s"),
+    ],
 )
 def test_durations_have_two_units(seconds, words):
     assert span(seconds) == words

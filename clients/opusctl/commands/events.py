@@ -58,7 +58,9 @@ class Stream:
             return None
         event = params.get("event")
         if isinstance(event, dict):
-            self.cursor = event.get("cursor") or self.cursor  # progress is not kept: it may have none
+            self.cursor = max(
+                self.cursor or 0, event.get("cursor") or 0
+            )  # progress is not kept: it has no place of its own
         return event if isinstance(event, dict) else None
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN = 50  # jobs, unless --limit says otherwise
 LATEST = 10  # finished jobs among them, when nothing is said
+NOT_READY = [status for status in WAITING if status != "queued"]  # these have no score
 PAGE = 1000  # the most that one call gives
 ONE_OR_MANY = ("status", "tier", "type", "agent", "source")
 ORDERS = ("id", "-id", "completed_at", "-completed_at", "score")
@@ -89,14 +90,15 @@ def _filters(args: Namespace) -> dict[str, Any]:
 
 
 def _overview(session: Session, filters: dict[str, Any], limit: int | None) -> tuple[list[Job], bool]:
-    """What runs, what waits by score, what ended last: three calls in one round trip, cut to the limit."""
+    """What runs, what is queued by score, what waits for something, what ended last: four calls in one round trip."""
     room = limit or SHOWN
     filters = {name: value for name, value in filters.items() if name != "status"}
     latest = min(room, PAGE) if limit else LATEST
     pages = session.call_all(
         [
             ("job.list", {**filters, "status": list(ACTIVE), "order": "id", "limit": min(room, PAGE)}),
-            ("job.list", {**filters, "status": list(WAITING), "order": "score", "limit": min(room, PAGE)}),
+            ("job.list", {**filters, "status": ["queued"], "order": "score", "limit": min(room, PAGE)}),
+            ("job.list", {**filters, "status": NOT_READY, "order": "id", "limit": min(room, PAGE)}),
             ("job.list", {**filters, "status": list(FINAL), "order": "-completed_at", "limit": latest}),
         ]
     )

@@ -90,7 +90,7 @@ class Page:
         if isinstance(value, str) and "\n" in value.rstrip("\n"):
             self.screen.line("  ", (name, "dim"))
             for line in value.rstrip("\n").split("\n"):
-                self.screen.line("    ", line.rstrip("\r").expandtabs(4))
+                self.screen.line("    " + line.rstrip().expandtabs(4) if line.strip() else "")
             return
         self.screen.line("  ", (f"{name:<{LABEL}}", "dim"), " ", value if isinstance(value, str) else scalar(value))
 
@@ -117,6 +117,8 @@ class Page:
                 ("verify", _argv(job.get("verify"))),
                 ("env", ", ".join(_env(job.get("env") or {}))),
                 ("needs", ", ".join(f"{name}={count}" for name, count in (job.get("needs") or {}).items())),
+                ("timeout", span(job["timeout"]) if job.get("timeout") else None),
+                ("retry", _policy(job)),
                 ("payload", job.get("payload")),
                 ("metadata", job.get("metadata")),
                 ("submitted by", _submitter(job)),
@@ -204,7 +206,12 @@ class Page:
         )
         self._section(
             "result",
-            [("summary", self._text(result.get("summary"))), ("data", result.get("data")), ("usage", _usage(usage))],
+            [
+                ("summary", self._text(result.get("summary"))),
+                ("data", result.get("data")),
+                ("usage", _usage(usage)),
+                ("session", job.get("session_id")),
+            ],
         )
 
     def _text(self, text: Any) -> Any:
@@ -250,6 +257,20 @@ def _argv(argv: list[str] | None) -> str | None:
 def _agent(job: Job) -> str:
     agent = str(job.get("agent") or "-")
     return f"{agent} (by route {job['route']})" if job.get("route") else agent
+
+
+def _policy(job: Job) -> str | None:
+    """`exponential from 1s to 5m, at most 3`."""
+    policy = job.get("retry")
+    if not isinstance(policy, dict):
+        return None
+    most = job.get("max_retries", policy.get("max_retries"))
+    if not most or policy.get("strategy") == "none":
+        return "none"
+    words = str(policy.get("strategy"))
+    if policy.get("base") and words != "immediate":
+        words += f" from {span(policy['base'])} to {span(policy.get('cap') or policy['base'])}"
+    return f"{words}, at most {most}"
 
 
 def _env(env: dict[str, Any]) -> list[str]:

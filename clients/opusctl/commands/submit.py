@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TAKES_COMMAND = True  # what follows `--` is not parsed but kept
 
+SEE = "see opusctl submit --help"
 EXAMPLES = """\
 examples:
   opusctl submit -p 'Fix the flaky test in tests/api' --agent claude --priority urgent
@@ -65,17 +66,18 @@ def run(session: Session, args: Namespace) -> int:
 
 def _check(args: Namespace) -> None:
     """Refuse what does not go together before anything is sent."""
-    see = "see opusctl submit --help"
     if args.cron is not None:
         raise UsageError("--cron: schedules come in a later version; until then cron or a systemd timer can submit")
     if args.argv is not None and not args.argv:
-        raise UsageError("no command behind --", hint=see)
+        raise UsageError("no command behind --", hint=SEE)
+    if args.wait_timeout is not None and args.follow:
+        raise UsageError("--wait-timeout goes with --wait, not with --follow", hint=SEE)
     if args.argv and (args.prompt is not None or args.file):
-        raise UsageError("a prompt or a file, and a command: give one of them", hint=see)
+        raise UsageError("a prompt or a file, and a command: give one of them", hint=SEE)
     if args.file and args.like is not None:
-        raise UsageError("--file and --like: give one of them", hint=see)
+        raise UsageError("--file and --like: give one of them", hint=SEE)
     if args.run_at and args.delay is not None:
-        raise UsageError("--run-at and --delay: give one of them", hint=see)
+        raise UsageError("--run-at and --delay: give one of them", hint=SEE)
 
 
 def _specs(session: Session, args: Namespace) -> tuple[list[Spec], bool]:
@@ -90,6 +92,8 @@ def _specs(session: Session, args: Namespace) -> tuple[list[Spec], bool]:
         given["command"] = args.argv
     elif args.prompt is not None:
         given["prompt"] = read_text("-", "prompt") if args.prompt == "-" else args.prompt
+    if not given and args.like is None:
+        raise UsageError("nothing to submit: a prompt (-p), a command (--) or a file (--file)", hint=SEE)
     if args.like is not None:
         given = like(session.call("job.get", {"id": args.like}), given)
     return [complete(given)], True
