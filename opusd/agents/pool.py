@@ -69,6 +69,7 @@ class AgentPool:
     async def close(self) -> None:
         """Stop watching; agents live on."""
         self._closed = True
+        self._reader.close()
         if self._relaunch is not None:
             self._relaunch.cancel()
         await self._launcher.close()

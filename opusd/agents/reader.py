@@ -20,6 +20,11 @@ class OutputReader:
     def __init__(self, watch: OutputWatch, threads: Executor) -> None:
         self._watch = watch
         self._threads = threads
+        self._closed = False
+
+    def close(self) -> None:
+        """Whoever still waits gets an empty chunk, once woken."""
+        self._closed = True
 
     async def read(
         self, path: Path, offset: int, limit: int, wait_s: float, live: Callable[[], Attempt | None]
@@ -30,7 +35,7 @@ class OutputReader:
         waiter: Waiter | None = None
         known: Attempt | None = None
         try:
-            while True:
+            while not self._closed:
                 known = live()
                 read = partial(output.read_chunk, path, offset, limit, over=known is None)
                 chunk = await loop.run_in_executor(self._threads, read)
@@ -46,6 +51,7 @@ class OutputReader:
         finally:
             if waiter is not None:
                 self._disarm(known, waiter)
+        return Chunk(data="", offset=offset, next_offset=offset)
 
     async def _arm(self, known: Attempt, size: int, left: float, live: Callable[[], Attempt | None]) -> Waiter | None:
         """A waiter that growth or the attempt's end wakes; None: it is over already."""
@@ -57,7 +63,7 @@ class OutputReader:
                 await asyncio.wait((pause,), timeout=min(rest, left))
             finally:
                 known.waiters.discard(pause)
-        if live() is not known:
+        if self._closed or live() is not known:
             return None
         waiter = self._watch.arm(known.log, size)
         known.waiters.add(waiter)

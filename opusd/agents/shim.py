@@ -369,8 +369,12 @@ def _live(launch: dict[str, Any], stdin: bytes | None, go: int) -> int:
         started = claim(folder, record)
         if started is None:
             return EXIT_CLAIMED
+    except OSError:
+        return EXIT_CANNOT
+    try:
         keeper = Keeper(launch, folder, started)
     except OSError:
+        os.write(started, b'{"never": true}\n')
         return EXIT_CANNOT
     try:
         keeper.spawn(stdin)

@@ -17,10 +17,12 @@ from pathlib import Path
 
 import msgspec
 
-from opusd.agents import kernel, shim
+from opusd.agents import kernel
 from opusd.agents.output import last_text, size_of
 from opusd.agents.result import read_result
 from opusd.agents.spec import Ended, Exit, NeverRan
+
+_FENCE = "never"
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -49,6 +51,13 @@ class Live(msgspec.Struct, frozen=True):
 def read_claim(folder: Path) -> Claim | None:
     """The claim, None when there is no `started`; a broken one claims nothing but is there."""
     try:
+        kind, _, attempt_id = str((folder / "started").readlink()).partition(":")
+        return Claim(attempt_id=attempt_id, never=kind == _FENCE)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        pass  # no fence, so a shim's own
+    try:
         lines = (folder / "started").read_bytes().splitlines()
     except FileNotFoundError:
         return None
@@ -64,11 +73,23 @@ def read_claim(folder: Path) -> Claim | None:
         return Claim()
 
 
+def put_fence(folder: Path, attempt_id: str) -> bool:
+    """Make sure that no shim can ever claim the attempt; False when `started` is there already.
+
+    A symbolic link lies in its inode: it needs no block of a disk that may be full.
+    """
+    try:
+        (folder / "started").symlink_to(f"{_FENCE}:{attempt_id}")
+    except FileExistsError:
+        return False
+    return True
+
+
 def is_held(folder: Path) -> bool:
     """Whether a shim holds the lock of `started`."""
     try:
-        file = os.open(folder / "started", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        file = os.open(folder / "started", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -86,9 +107,7 @@ def find(folder: Path, attempt_id: str) -> Live | NeverRan | None:
     are the caller's to fill in.)
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fence = shim.claim(str(folder), {"attempt_id": attempt_id, "never": True})
-    if fence is not None:
-        os.close(fence)
+    if put_fence(folder, attempt_id):
         return NeverRan(job=0, attempt=0)
     claim = read_claim(folder)
     if claim is None or claim.attempt_id != attempt_id:
@@ -104,9 +123,7 @@ def settle(folder: Path, job: int, attempt: int, attempt_id: str) -> Ended | Non
     """How an attempt ended whose shim is over; what a shim left running is ended first. None: it never began."""
     claim = read_claim(folder)
     if claim is None:
-        fence = shim.claim(str(folder), {"attempt_id": attempt_id, "never": True})
-        if fence is not None:
-            os.close(fence)
+        put_fence(folder, attempt_id)
         return None
     if claim.attempt_id not in ("", attempt_id):
         message = f"{folder} was used by another attempt: nothing was started"
@@ -175,8 +192,8 @@ def bury(claim: Claim, attempt_id: str) -> None:
             ended.register(handle, select.POLLIN)
             with contextlib.suppress(OSError):  # it ended, or changed its user
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
-        if handles:
-            ended.poll(100)
+        if found:
+            ended.poll(100)  # until one has ended; without a descriptor to watch one, a rest
         for handle in handles:
             os.close(handle)
 

@@ -123,6 +123,19 @@ async def test_a_long_poll_ends_with_its_time(bench: Bench) -> None:
     await bench.ended()
 
 
+async def test_a_long_poll_ends_with_the_pool_and_does_not_say_that_the_attempt_is_over(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    await bench.pool.open()
+    bench.start("sleep", "600")
+    waiting = asyncio.create_task(bench.pool.read_output(1, 1, 0, 100, 30))
+    await bench.started()
+    await asyncio.wait((waiting,), timeout=0.1)
+    await bench.pool.close()
+    async with asyncio.timeout(5):
+        assert await waiting == Chunk(data="", offset=0, next_offset=0)
+    bench.clean_up()
+
+
 async def test_a_long_poll_that_is_cancelled_leaves_nothing_behind(bench: Bench) -> None:
     bench.start("sleep", "600")
     polls = [asyncio.create_task(bench.pool.read_output(1, 1, 0, 100, 30)) for _ in range(3)]

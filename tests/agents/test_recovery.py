@@ -328,6 +328,19 @@ async def test_a_broken_claim_is_lost_not_run_again(bench: Bench) -> None:
     assert bench.reports[0].exit.kind == "lost"  # type: ignore[union-attr]
 
 
+def test_a_fence_and_a_claim_keep_each_other_out(tmp_path: Path) -> None:
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+    assert traces.put_fence(tmp_path / "a", "abc")
+    assert not traces.put_fence(tmp_path / "a", "abc")
+    assert shim.claim(str(tmp_path / "a"), {}) is None
+    assert traces.read_claim(tmp_path / "a") == traces.Claim(attempt_id="abc", never=True)
+    held = shim.claim(str(tmp_path / "b"), {"attempt_id": "abc"})
+    assert held is not None
+    assert not traces.put_fence(tmp_path / "b", "abc")
+    os.close(held)
+
+
 def test_only_one_of_two_claims_is_given(tmp_path: Path) -> None:
     first = shim.claim(str(tmp_path), {"n": 1})
     assert first is not None
