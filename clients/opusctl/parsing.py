@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """The parsed words; UsageError names what is not known and what may have been meant."""
-        known, rest = self.parse_known_args(words)
+        known, rest = self.parse_known_args(self._bound(words))
         if rest:
             wrong = next((word for word in rest if word.startswith("-") and word != "-"), rest[0])
             if wrong.startswith("-"):
@@ -64,6 +64,23 @@ class Parser(argparse.ArgumentParser):
                 raise self.usage_error(f"unknown option {name}{did_you_mean(name, self._option_string_actions)}")
             raise self.usage_error(f"unexpected argument: {wrong}")
         return known
+
+    def _bound(self, words: Sequence[str]) -> list[str]:
+        """Words in which an option that takes a value has it, although that begins with a dash: `--order -id`.
+
+        argparse would take `-p '-quick fix'` for -q. A word that is an option of this verb is never a value.
+        """
+        bound: list[str] = []
+        taker = None
+        for word in words:
+            if taker is not None and word.startswith("-") and word.partition("=")[0] not in self._option_string_actions:
+                bound[-1] = f"{taker.option_strings[-1]}={word}"
+                taker = None
+                continue
+            bound.append(word)
+            action = None if taker is not None else self._option_string_actions.get(word)
+            taker = action if action is not None and action.nargs is None else None
+        return bound
 
     def usage_error(self, message: str) -> UsageError:
         return UsageError(message, hint=f"see opusctl {self.verb} --help")

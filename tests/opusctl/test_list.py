@@ -59,7 +59,7 @@ def test_filters_are_those_of_the_method(opusctl, daemon):
         "--status", "failed,expired", "--tier", "urgent", "--type", "bug", "--agent", "claude", "--agent", "codex",
         "--source", "user", "--label", "for:me", "--group", "g", "--parent", "3", "--text", "login",
         "--since", "2025-11-01T00:00:00Z", "--until", "2025-12-01T00:00:00Z", "--time", "completed", "--dead", "--full",
-        "--order=-completed_at", "--limit", "7", "--cursor", "c",
+        "--order", "-completed_at", "--limit", "7", "--cursor", "c",
     ]  # fmt: skip
     ran = opusctl("list", *words)
     assert (ran.code, ran.out, ran.err) == (0, "", "no jobs\n")

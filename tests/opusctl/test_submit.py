@@ -75,6 +75,19 @@ def test_every_field_of_a_job_spec_has_its_option(opusctl, accepting):
     assert {*one, *two} == set(JobSpec.__struct_fields__)
 
 
+@pytest.mark.parametrize("prompt", ["-quick fix", "- one\n- two", "-x", "--like this=that", "a=b"])
+def test_a_prompt_may_begin_with_a_dash(prompt, opusctl, accepting):
+    assert opusctl("submit", "--title", "-t", "-p", prompt, "-q").code == 0
+    assert accepting.sent("job.submit")[0]["prompt"] == prompt
+    assert accepting.sent("job.submit")[0]["title"] == "-t"
+
+
+def test_an_option_is_never_the_value_of_another(opusctl, accepting):
+    ran = opusctl("submit", "-p", "x", "--title", "--wait")
+    assert ran.code == 2
+    assert "expected one argument" in ran.err
+
+
 def test_a_prompt_comes_from_stdin(opusctl, accepting, monkeypatch):
     stdin(monkeypatch, "Überprüfe\nalles\n".encode())
     assert opusctl("submit", "-p", "-").code == 0

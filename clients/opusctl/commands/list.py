@@ -49,7 +49,7 @@ def arguments(parser: Parser) -> None:
         "--time", choices=("created", "started", "completed"), help="which time --since and --until mean"
     )
     parser.add_argument("--dead", action="store_true", help="failed for good: not retried, not escalated")
-    parser.add_argument("--order", choices=ORDERS, metavar="ORDER", help=f"{', '.join(ORDERS)} (write --order=-id)")
+    parser.add_argument("--order", choices=ORDERS, metavar="ORDER", help=f"{', '.join(ORDERS)}")
     parser.add_argument("-n", "--limit", type=int, metavar="N", help=f"at most N jobs (default {SHOWN})")
     parser.add_argument("--cursor", metavar="CURSOR", help="go on where the last page ended (next_cursor of --json)")
     parser.add_argument("-a", "--all", action="store_true", help="every job, newest first")
