@@ -65,6 +65,8 @@ class Snapshot(msgspec.Struct):
     last_job: int
     last_event: int
     settings: dict[str, Any]
+    finals: dict[str, int] = {}  # final status -> how many jobs
+    attempts: dict[str, tuple[int, int]] = {}  # agent -> (attempts ended, of which succeeded)
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):

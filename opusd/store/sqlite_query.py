@@ -27,7 +27,7 @@ SELECT {JOB_COLUMNS}, {SPEC_COLUMNS}, outcome, pruned,
   LEFT JOIN outcomes ON outcomes.job = jobs.id
 """
 
-LOAD: Final = f"SELECT {JOB_COLUMNS} FROM jobs WHERE completed_at IS NULL AND pruned = 0 ORDER BY id"
+LOAD: Final = f"SELECT {JOB_COLUMNS} FROM jobs WHERE completed_at IS NULL ORDER BY id"
 LOAD_EDGES: Final = """
 SELECT dependencies.job, upstream, on_end, if_unmet, state
   FROM dependencies CROSS JOIN jobs ON jobs.id = dependencies.job
@@ -79,7 +79,7 @@ _ORDERS: Final = {
     "id": "jobs.id",
     "-id": "jobs.id DESC",
     "completed_at": "completed_at NULLS LAST, jobs.id",
-    "-completed_at": "completed_at DESC NULLS LAST, jobs.id DESC",
+    "-completed_at": "completed_at DESC, jobs.id DESC",
 }
 _TIMES: Final = {"created": "created_at", "started": "started_at", "completed": "completed_at"}
 
@@ -103,7 +103,7 @@ def _filters(asked: Query) -> tuple[list[str], list[Any]]:
         if wanted is not None:
             add(f"{column} {_AMONG}", to_json(wanted))
     if asked.status is not None and not FINAL.intersection(asked.status):
-        add("completed_at IS NULL AND pruned = 0")  # the index gives these at once, however many have ended
+        add("completed_at IS NULL")  # the index gives these at once, however many have ended
     if asked.label is not None:
         add("EXISTS (SELECT 1 FROM json_each(labels) WHERE value = ?)", asked.label)
     if asked.group is not None:

@@ -1,7 +1,7 @@
 """Records to rows and back. Nothing here knows a statement, a connection or a file.
 
 A row holds exact `str` and `int` objects: sqlite3 asks its adapters about every enum, which costs more
-than the insert. Equal Terms are encoded once, and decoded once, however many jobs share them.
+than the insert.
 """
 
 from __future__ import annotations
@@ -21,24 +21,20 @@ from opusd.core.job import (
     On,
     Outcome,
     Run,
-    Source,
     Spec,
-    Terms,
-    Tier,
-    intern,
 )
 from opusd.core.lifecycle import Status
-from opusd.core.retry import FailureClass, Policy, Strategy
 from opusd.store.base import Record
+from opusd.store.sqlite_terms import KNOWN_TERMS, terms_from
 
 Row = tuple[Any, ...]
 
-TERMS_COLUMNS: Final = "tier, boost, agent, type, source, grp, terms"
-JOB_COLUMNS: Final = (
-    "jobs.id, version, status, created_at, queued_at, run_at, due_at, started_at, key, ancestors,"
-    f" attempts, retries, losses, run, {TERMS_COLUMNS}, completed_at"
-)
-_TERMS_AT: Final = slice(14, 21)
+# What a job that just waits does not have is one column, NULL: each column of a million rows costs 100 ms.
+JOB_COLUMNS: Final = """jobs.id, version, status, created_at, queued_at, key, terms,
+       CASE WHEN coalesce(run_at, due_at, started_at, completed_at, ancestors, run) IS NULL
+             AND attempts + retries + losses = 0 THEN NULL
+            ELSE json_array(run_at, due_at, started_at, completed_at, json('[' || ancestors || ']'),
+                            attempts, retries, losses, json(run)) END"""
 SPEC_COLUMNS: Final = "digest, title, labels, spec, prompt"
 ATTEMPT_COLUMNS: Final = (
     "job, attempt, agent, attempt_id, token_hash, slot, over, started_at, timeout_at, ending, kill_at, ending_by,"
@@ -46,28 +42,19 @@ ATTEMPT_COLUMNS: Final = (
 )
 EVENT_COLUMNS: Final = "cursor, time, kind, job, attempt, from_status, to_status, actor, detail"
 
-_CACHED: Final = 100_000
 
+class _Rare(msgspec.Struct, array_like=True):
+    """The last of JOB_COLUMNS."""
 
-class _Retry(msgspec.Struct, array_like=True):
-    strategy: Strategy
-    base: int
-    cap: int
-    jitter: float
-    max_retries: int
-    on: tuple[FailureClass, ...] | None
-
-
-class _Rest(msgspec.Struct, array_like=True):
-    """The column `terms`; new fields come last, with a default."""
-
-    interactive: bool
-    needs: tuple[tuple[str, int], ...]
-    timeout: int | None
-    expires_in: int | None
-    retry: _Retry
-    route: str | None
-    submitted_by: str
+    run_at: int | None
+    due_at: int | None
+    started_at: int | None
+    completed_at: int | None
+    ancestors: tuple[int, ...] | None
+    attempts: int
+    retries: int
+    losses: int
+    run: Run | None
 
 
 class _SpecRest(msgspec.Struct, omit_defaults=True):
@@ -84,15 +71,11 @@ class _SpecRest(msgspec.Struct, omit_defaults=True):
 
 _encode = msgspec.json.Encoder().encode
 _decode_any = msgspec.json.Decoder().decode
-_decode_rest = msgspec.json.Decoder(_Rest).decode
+_decode_rare = msgspec.json.Decoder(_Rare).decode
 _decode_spec = msgspec.json.Decoder(_SpecRest).decode
 _decode_outcome = msgspec.json.Decoder(Outcome).decode
-_decode_run = msgspec.json.Decoder(Run).decode
 _decode_strings = msgspec.json.Decoder(list[str]).decode
 _decode_edges = msgspec.json.Decoder(list[tuple[int, On, IfUnmet, EdgeState]]).decode
-
-_encoded: dict[int, tuple[Terms, Row]] = {}
-_decoded: dict[Row, Terms] = {}
 
 
 def to_json(value: object) -> str:
@@ -101,66 +84,6 @@ def to_json(value: object) -> str:
 
 def from_json(text: str) -> Any:
     return _decode_any(text)
-
-
-# --- terms ----------------------------------------------------------------------------------------
-
-
-def terms_row(terms: Terms) -> Row:
-    """TERMS_COLUMNS; looked up by identity, for hashing Terms costs as much as encoding them."""
-    cached = _encoded.get(id(terms))
-    if cached is not None and cached[0] is terms:
-        return cached[1]
-    retry = terms.retry
-    rest = _Rest(
-        terms.interactive,
-        terms.needs,
-        terms.timeout,
-        terms.expires_in,
-        _Retry(retry.strategy, retry.base, retry.cap, retry.jitter, retry.max_retries, retry.on),
-        terms.route,
-        terms.submitted_by,
-    )
-    row = (
-        terms.tier._value_,
-        terms.boost,
-        terms.agent,
-        terms.type,
-        terms.source._value_,
-        terms.group,
-        to_json(rest),
-    )
-    if len(_encoded) >= _CACHED:
-        _encoded.clear()
-    _encoded[id(terms)] = (terms, row)
-    return row
-
-
-def _terms(row: Row) -> Terms:
-    tier, boost, agent, type_, source, group, text = row
-    rest = _decode_rest(text)
-    retry = rest.retry
-    terms = intern(
-        Terms(
-            tier=Tier(tier),
-            boost=boost,
-            agent=agent,
-            type=type_,
-            source=Source(source),
-            group=group,
-            interactive=rest.interactive,
-            needs=rest.needs,
-            timeout=rest.timeout,
-            expires_in=rest.expires_in,
-            retry=Policy(retry.strategy, retry.base, retry.cap, retry.jitter, retry.max_retries, retry.on),
-            route=rest.route,
-            submitted_by=rest.submitted_by,
-        )
-    )
-    if len(_decoded) >= _CACHED:
-        _decoded.clear()
-    _decoded[row] = terms
-    return terms
 
 
 # --- jobs -----------------------------------------------------------------------------------------
@@ -193,40 +116,42 @@ def birth_row(job: Job) -> Row:
     return (job.id, job.created_at, job.key, ancestors[-1], ",".join(map(str, ancestors)))
 
 
-_NEVER: Final = (None, None, None)
-
-
 def job_from(row: Row, edges: tuple[Edge, ...] = ()) -> Job:
     """A Job of JOB_COLUMNS. Equal times are one object: a job that was ready at once is most of them."""
-    (id_, version, status, created, queued, run_at, due_at, started, key, ancestors, attempts, retries, losses, run) = (
-        row[:14]
-    )
-    columns = row[_TERMS_AT]
-    terms = _decoded.get(columns) or _terms(columns)
-    if queued == created:
-        queued = created
-    if row[5:8] == _NEVER and not (attempts or ancestors or edges or retries or losses) and row[21] is None:
+    id_, version, status, created_at, queued_at, key, terms, rare = row
+    job_terms = KNOWN_TERMS.get(terms) or terms_from(terms)
+    if queued_at == created_at:
+        queued_at = created_at
+    if rare is None:
         return Job(
-            id=id_, version=version, status=_STATUS[status], terms=terms, created_at=created, queued_at=queued, key=key
+            id=id_,
+            version=version,
+            status=_STATUS[status],
+            terms=job_terms,
+            created_at=created_at,
+            queued_at=queued_at,
+            key=key,
+            edges=edges,
         )
+    more = _decode_rare(rare)
     return Job(
         id=id_,
         version=version,
         status=_STATUS[status],
-        terms=terms,
-        created_at=created,
-        queued_at=queued,
-        run_at=run_at,
-        due_at=due_at,
-        started_at=started,
-        completed_at=row[21],
+        terms=job_terms,
+        created_at=created_at,
+        queued_at=queued_at,
+        run_at=more.run_at,
+        due_at=more.due_at,
+        started_at=more.started_at,
+        completed_at=more.completed_at,
         key=key,
-        ancestors=() if ancestors is None else tuple(map(int, ancestors.split(","))),
+        ancestors=more.ancestors or (),
         edges=edges,
-        attempts=attempts,
-        retries=retries,
-        losses=losses,
-        run=None if run is None else _decode_run(run),
+        attempts=more.attempts,
+        retries=more.retries,
+        losses=more.losses,
+        run=more.run,
     )
 
 
@@ -278,10 +203,10 @@ def spec_from(row: Row) -> Spec:
 
 def record_from(row: Row) -> Record:
     """A Record of JOB_COLUMNS, SPEC_COLUMNS, outcome, pruned, edges."""
-    outcome, pruned, edges = row[27:]
+    outcome, pruned, edges = row[13:]
     return Record(
-        job_from(row[:22], edges_from(edges)),
-        spec_from(row[22:27]),
+        job_from(row[:8], edges_from(edges)),
+        spec_from(row[8:13]),
         Outcome() if outcome is None else _decode_outcome(outcome),
         pruned == 1,
     )

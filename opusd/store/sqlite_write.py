@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from opusd.core.job import Change, Job, Outcome, Spec
 from opusd.store import sqlite_rows as rows
 from opusd.store.base import Batch, CommitRefused
+from opusd.store.sqlite_terms import TERMS_COLUMNS, terms_row
 
 _STATE: Final = "version, status, queued_at, run_at, due_at, started_at, attempts, retries, losses, run"
 
@@ -27,13 +28,13 @@ def _settings(columns: str) -> str:
 
 _BIRTH: Final = "id, created_at, key, parent, ancestors"
 INSERT_JOB: Final = (
-    f"INSERT INTO jobs ({_BIRTH}, {_STATE}, completed_at, {rows.TERMS_COLUMNS})"
-    f" VALUES ({_marks(_BIRTH)}, {_marks(_STATE)}, ?, {_marks(rows.TERMS_COLUMNS)})"
+    f"INSERT INTO jobs ({_BIRTH}, {_STATE}, completed_at, {TERMS_COLUMNS})"
+    f" VALUES ({_marks(_BIRTH)}, {_marks(_STATE)}, ?, {_marks(TERMS_COLUMNS)})"
 )
 # Without completed_at SQLite leaves the index over it alone.
 UPDATE_STATE: Final = f"UPDATE jobs SET {_settings(_STATE)} WHERE id = ? AND version = ?"
 UPDATE_END: Final = f"UPDATE jobs SET {_settings(_STATE)}, completed_at = ? WHERE id = ? AND version = ?"
-UPDATE_TERMS: Final = f"UPDATE jobs SET {_settings(rows.TERMS_COLUMNS)} WHERE id = ?"
+UPDATE_TERMS: Final = f"UPDATE jobs SET {_settings(TERMS_COLUMNS)} WHERE id = ?"
 INSERT_SPEC: Final = f"INSERT INTO specs ({rows.SPEC_COLUMNS}, job) VALUES ({_marks(rows.SPEC_COLUMNS)}, ?)"
 UPDATE_SPEC: Final = f"UPDATE specs SET {_settings(rows.SPEC_COLUMNS)} WHERE job = ?"
 PUT_OUTCOME: Final = "REPLACE INTO outcomes (job, outcome) VALUES (?, ?)"
@@ -130,7 +131,7 @@ def _births(steps: list[_Steps]) -> list[Statement]:
         job = step.after
         if step.spec is None:
             raise CommitRefused(f"job {job.id}: a new job without a spec")
-        jobs.append((*rows.birth_row(job), *rows.state_row(job), job.completed_at, *rows.terms_row(job.terms)))
+        jobs.append((*rows.birth_row(job), *rows.state_row(job), job.completed_at, *terms_row(job.terms)))
         specs.append((*rows.spec_row(step.spec), job.id))
         if step.outcome is not None:
             outcomes.append((job.id, rows.to_json(step.outcome)))
@@ -158,7 +159,7 @@ def _changes(steps: list[_Steps]) -> list[Statement]:
         else:
             ends.append((*rows.state_row(job), job.completed_at, job.id, before.version))
         if before.terms is not job.terms:
-            terms.append((*rows.terms_row(job.terms), job.id))
+            terms.append((*terms_row(job.terms), job.id))
         if step.spec is not None:
             specs.append((*rows.spec_row(step.spec), job.id))
         if step.outcome is not None:

@@ -26,14 +26,14 @@ CREATE TABLE jobs (
     type        TEXT NOT NULL,
     source      TEXT NOT NULL CHECK (source IN ('user', 'automated', 'agent')),
     grp         TEXT,
-    terms       TEXT NOT NULL,                           -- JSON: the terms by which nothing is ever selected
+    terms       TEXT NOT NULL,                           -- JSON: all terms; the columns above it are for selecting
     pruned      INTEGER NOT NULL DEFAULT 0 CHECK (pruned = 0 OR (pruned = 1 AND completed_at IS NOT NULL))
 ) STRICT;
 
 -- A pruned job still shows its key, and the key is free.
 CREATE UNIQUE INDEX jobs_by_key ON jobs (key) WHERE key IS NOT NULL AND pruned = 0;
 -- The unfinished are those without a value; the others are in the order in which they ended.
-CREATE INDEX jobs_by_end ON jobs (completed_at, pruned);
+CREATE INDEX jobs_by_end ON jobs (completed_at, id, pruned);
 
 CREATE TABLE specs (
     job         INTEGER PRIMARY KEY,

@@ -1,0 +1,109 @@
+"""Terms to columns and back: encoded once, and decoded once, however many jobs share them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from opusd.core.job import Source, Terms, Tier, intern
+from opusd.core.retry import FailureClass, Policy, Strategy
+
+TERMS_COLUMNS: Final = "tier, boost, agent, type, source, grp, terms"
+KNOWN_TERMS: Final[dict[str, Terms]] = {}
+"""By the text of the column `terms`: a cache."""
+
+_CACHED: Final = 100_000
+_encoded: dict[int, tuple[Terms, tuple[Any, ...]]] = {}
+
+
+class _Retry(msgspec.Struct, array_like=True):
+    strategy: Strategy
+    base: int
+    cap: int
+    jitter: float
+    max_retries: int
+    on: tuple[FailureClass, ...] | None
+
+
+class _Terms(msgspec.Struct, array_like=True):
+    """The column `terms`: all of them; new fields come last, with a default."""
+
+    tier: Tier
+    boost: int
+    agent: str
+    type: str
+    source: Source
+    group: str | None
+    interactive: bool
+    needs: tuple[tuple[str, int], ...]
+    timeout: int | None
+    expires_in: int | None
+    retry: _Retry
+    route: str | None
+    submitted_by: str
+
+
+_decode = msgspec.json.Decoder(_Terms).decode
+
+
+def terms_row(terms: Terms) -> tuple[Any, ...]:
+    """TERMS_COLUMNS; looked up by identity, for hashing Terms costs as much as encoding them."""
+    cached = _encoded.get(id(terms))
+    if cached is not None and cached[0] is terms:
+        return cached[1]
+    retry = terms.retry
+    everything = _Terms(
+        terms.tier,
+        terms.boost,
+        terms.agent,
+        terms.type,
+        terms.source,
+        terms.group,
+        terms.interactive,
+        terms.needs,
+        terms.timeout,
+        terms.expires_in,
+        _Retry(retry.strategy, retry.base, retry.cap, retry.jitter, retry.max_retries, retry.on),
+        terms.route,
+        terms.submitted_by,
+    )
+    row = (
+        terms.tier._value_,
+        terms.boost,
+        terms.agent,
+        terms.type,
+        terms.source._value_,
+        terms.group,
+        msgspec.json.encode(everything).decode(),
+    )
+    if len(_encoded) >= _CACHED:
+        _encoded.clear()
+    _encoded[id(terms)] = (terms, row)
+    return row
+
+
+def terms_from(text: str) -> Terms:
+    everything = _decode(text)
+    retry = everything.retry
+    terms = intern(
+        Terms(
+            tier=everything.tier,
+            boost=everything.boost,
+            agent=everything.agent,
+            type=everything.type,
+            source=everything.source,
+            group=everything.group,
+            interactive=everything.interactive,
+            needs=everything.needs,
+            timeout=everything.timeout,
+            expires_in=everything.expires_in,
+            retry=Policy(retry.strategy, retry.base, retry.cap, retry.jitter, retry.max_retries, retry.on),
+            route=everything.route,
+            submitted_by=everything.submitted_by,
+        )
+    )
+    if len(KNOWN_TERMS) >= _CACHED:
+        KNOWN_TERMS.clear()
+    KNOWN_TERMS[text] = terms
+    return terms
