@@ -237,6 +237,12 @@ class Info(msgspec.Struct, kw_only=True):
     commit_ms: float
     connections: int
     oldest_queued_seconds: float | None
+    socket: str = ""
+    state_dir: str = ""
+    sqlite_version: str | None = None
+    python: str = ""
+    punches_holes: bool = True
+    config: dict[str, Any] = {}
 
 
 class BackupMade(msgspec.Struct, kw_only=True):

@@ -91,18 +91,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """Nothing that is not critical goes before a job that became ready this many hours earlier."""
         return self.order.points.bound_hours()
 
-    def slots(self, agent: str, max_concurrent: int | None = None) -> int:
-        """An agent's slots in a pool of this size (the configured)."""
-        own = self.agents[agent].slots
-        return own if own is not None else self.max_concurrent if max_concurrent is None else max_concurrent
-
-    def limits(self, max_concurrent: int | None = None) -> Limits:
-        """What the core needs of all this, for a pool of this size (the configured)."""
+    def limits(self) -> Limits:
+        """What the core needs of all this. An agent without slots of its own has as many as the pool."""
         return Limits(
             agents={
                 agent.name: Agent(
                     name=agent.name,
-                    slots=self.slots(agent.name, max_concurrent),
+                    slots=UNLIMITED if agent.slots is None else agent.slots,
                     max_queued=UNLIMITED if agent.max_queued is None else agent.max_queued,
                     retry=agent.retry,
                     timeout=agent.timeout,
@@ -114,7 +109,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             routes=self.routes,
             default_agent=self.default_agent,
             points=self.order.points,
-            max_concurrent=self.max_concurrent if max_concurrent is None else max_concurrent,
+            max_concurrent=self.max_concurrent,
             interactive_slots=self.interactive_slots,
             max_queued=self.max_queued,
             max_depth=self.max_depth,

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec.structs import replace
 
 from opusd.core.access import Caller, may_submit
 from opusd.core.decision import judged, placement
-from opusd.core.dependencies import find_cycle
+from opusd.core.dependencies import find_cycle, unsatisfied
 from opusd.core.errors import Conflict, DependencyError, InvalidParams, NotFound, QueueFull, QuotaExceeded
 from opusd.core.job import Edge, EdgeState, IfUnmet, Job, On, Source, Spec, Terms, Tier, intern
 from opusd.core.lifecycle import Status, Step
 from opusd.core.retry import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from opusd.core.decision import Decision
     from opusd.core.limits import Agent, Limits, Route
@@ -208,16 +208,21 @@ def resolve(ref: Ref, state: State, facts: Facts, names: dict[str, int] | None =
 
 def _edges(state: State, number: int, submission: Submission, batch: _Batch) -> tuple[Edge, ...]:
     edges = make_edges(state, number, submission.depends, batch.facts, batch.names)
-    if not edges:
-        return ()
-    waiting: Callable[[int], Any] = lambda job: [e.upstream for e in state.jobs[job].edges] if job in state.jobs else []  # noqa: E731
-    cycle = find_cycle(number, [edge.upstream for edge in edges], waiting)
+    refuse_cycle(state, number, edges, batch.names)
+    return edges
+
+
+def refuse_cycle(state: State, number: int, edges: Iterable[Edge], names: dict[str, int] | None = None) -> None:
+    """DependencyError when a job with these edges would wait for itself; `names` are the keys of its batch."""
+    if number not in state.dependents:
+        return  # nobody waits for it, so nothing leads back to it
+    waited_for = [edge.upstream for edge in edges if edge.state is not EdgeState.SATISFIED]
+    cycle = find_cycle(number, waited_for, lambda job: unsatisfied(state.jobs.get(job)))
     if cycle is not None:
-        by_number = {job: key for key, job in batch.names.items()}
+        by_number = {job: key for key, job in (names or {}).items()}
         words = [by_number.get(job, job) for job in cycle]
         message = f"depends_on makes a cycle: {' -> '.join(map(str, words))}"
         raise DependencyError(message, cycle=words)
-    return edges
 
 
 def make_edges(

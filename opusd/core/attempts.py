@@ -63,6 +63,15 @@ def time_out(decision: Decision, job: Job, grace: int) -> Job:
     return decision.put(job, replace(job, run=run), "updated", detail={"timeout": True})
 
 
+def put_back(decision: Decision, job: Job, grace: int) -> Job:
+    """An operator stops the daemon with its agents: the attempt is ended and the job keeps its place, at no cost."""
+    run = job.run
+    if run is None or run.ending is not None:
+        return job
+    run = replace(run, ending=Ending.PUT_BACK, kill_at=decision.now + grace, ending_by=decision.actor)
+    return decision.put(job, replace(job, run=run), "updated", detail={"stopping": True})
+
+
 def end(decision: Decision, job: Job, attempt: int, ended: End, outcome: Outcome) -> Job:
     """The attempt is over and none of its processes is left; a second report of the same end changes nothing."""
     run = job.run
@@ -124,6 +133,8 @@ def _judge(
             return decision.step(job, Step.HOLD, queued_at=None), "held", {"stopped": True}
         detail = {"reason": run.ending_reason} if run.ending_reason else {}
         return decision.step(job, Step.CANCEL, completed_at=now), "cancelled", detail
+    if run.ending is Ending.PUT_BACK:
+        return decision.step(job, Step.QUEUE), "queued", {"put_back": "the daemon was stopped"}
     if ended.never_ran:
         return decision.step(job, Step.QUEUE), "queued", {"put_back": "the attempt never began"}
     if failure is FailureClass.LOST:

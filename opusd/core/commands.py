@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from opusd.core.admission import Facts, Ref, checked_needs, make_edges, retry_policy
-from opusd.core.decision import placement
-from opusd.core.dependencies import find_cycle
-from opusd.core.errors import Conflict, DependencyError, InvalidParams
-from opusd.core.job import Ending, IfUnmet, Job, On, Run, Spec, Terms, Tier, intern
+from opusd.core.admission import Facts, Ref, checked_needs, make_edges, refuse_cycle, retry_policy
+from opusd.core.decision import judged, placement
+from opusd.core.errors import Conflict, InvalidParams
+from opusd.core.job import Edge, EdgeState, Ending, IfUnmet, Job, On, Run, Spec, Terms, Tier, intern
 from opusd.core.lifecycle import ALIVE, FINAL, WAITING, Status, Step, advance
 from opusd.core.state import Pauses
 
@@ -113,8 +112,11 @@ def _hasten(decision: Decision, job: Job, grace: int) -> Job:
     )
 
 
-def retry(decision: Decision, job: Job, *, fresh: bool) -> Job:
-    """A finished or backing-off job goes again; `job` may come from the registry. Its edges keep what was satisfied."""
+def retry(decision: Decision, job: Job, *, fresh: bool, facts: Facts | None = None) -> Job:
+    """A finished or backing-off job goes again; `job` may come from the registry.
+
+    Its edges keep what was satisfied; the others are judged anew, by `facts` where the upstream is finished.
+    """
     if job.status is Status.RETRYING:
         after = decision.step(job, Step.QUEUE, due_at=None, retries=0, losses=0)
         return decision.put(
@@ -125,10 +127,26 @@ def retry(decision: Decision, job: Job, *, fresh: bool) -> Job:
             return job
         message = f"job {job.id} is {job.status}: only failed, cancelled, expired and retrying jobs can be retried"
         raise Conflict(message, status=job.status)
-    again = replace(job, completed_at=None, started_at=None, retries=0, losses=0, run=None, due_at=None)
+    edges = _judged_anew(decision.state, job, facts or Facts())
+    refuse_cycle(decision.state, job.id, edges)
+    again = replace(
+        job, edges=edges, completed_at=None, started_at=None, queued_at=None, retries=0, losses=0, run=None, due_at=None
+    )
     placed = decision.place(job, again, detail={"retry": True, "fresh": fresh})
     decision.reopen(placed)
     return placed
+
+
+def _judged_anew(state: State, job: Job, facts: Facts) -> tuple[Edge, ...]:
+    """While a job is finished nobody judges its edges: its upstreams may have ended, or gone again, since then."""
+    def anew(edge: Edge) -> Edge:
+        if edge.state is EdgeState.SATISFIED:
+            return edge
+        if edge.upstream in state.jobs:
+            return replace(edge, state=EdgeState.PENDING)
+        return judged(edge, facts.finals[edge.upstream][0]) if edge.upstream in facts.finals else edge
+
+    return tuple(map(anew, job.edges))
 
 
 class Edit(Struct, frozen=True, kw_only=True):
@@ -188,15 +206,7 @@ def _replaced(decision: Decision, job: Job, after: Job, edit: Edit, facts: Facts
         after = replace(after, run_at=edit.run_at)
     if edit.depends is not UNSET:
         edges = make_edges(decision.state, job.id, edit.depends, facts)
-        jobs = decision.state.jobs
-        cycle = find_cycle(
-            job.id,
-            [e.upstream for e in edges],
-            lambda number: [e.upstream for e in jobs[number].edges] if number in jobs else [],
-        )
-        if cycle is not None:
-            message = f"depends_on makes a cycle: {' -> '.join(map(str, cycle))}"
-            raise DependencyError(message, cycle=cycle)
+        refuse_cycle(decision.state, job.id, edges)
         after = replace(after, edges=edges)
     if job.status is Status.HELD:
         return decision.put(job, after, "updated", **extra)

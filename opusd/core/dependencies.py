@@ -34,6 +34,11 @@ def _is_met(on: On, upstream: Status) -> bool:
             assert_never(never)
 
 
+def unsatisfied(job: Job | None) -> set[int]:
+    """The upstreams that this job waits for, whatever has become of them."""
+    return set() if job is None else {edge.upstream for edge in job.edges if edge.state is not EdgeState.SATISFIED}
+
+
 def find_cycle(start: int, upstreams: Iterable[int], edges_of: Callable[[int], Iterable[int]]) -> list[int] | None:
     """A path start -> ... -> start, were `start` to wait for `upstreams`; None when there is none."""
     came_from: dict[int, int] = {}

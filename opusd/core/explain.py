@@ -62,7 +62,12 @@ def reason(state: State, job: Job, now: int) -> str | None:
 def _ending(job: Job) -> Constraint:
     run = job.run
     assert run is not None
-    goal = {Ending.CANCEL: "to be cancelled", Ending.HOLD: "to be held", Ending.TIMEOUT: "because it timed out"}
+    goal = {
+        Ending.CANCEL: "to be cancelled",
+        Ending.HOLD: "to be held",
+        Ending.TIMEOUT: "because it timed out",
+        Ending.PUT_BACK: "because the daemon stops",
+    }
     words = goal.get(run.ending, "") if run.ending is not None else ""
     return Constraint("cancelling", f"attempt {run.attempt} is being ended {words}", run.kill_at)
 
@@ -95,7 +100,7 @@ def _queued(state: State, job: Job, now: int) -> list[Constraint]:
 def _paused(state: State, job: Job) -> list[Constraint]:
     found = []
     if state.draining:
-        found.append(Constraint("draining", "the queue is draining: nothing new starts"))
+        found.append(Constraint("draining", "the daemon is shutting down: nothing new starts"))
     if state.pauses.everything():
         found.append(Constraint("paused", "the queue is paused"))
     if state.pauses.agent(job.terms.agent):

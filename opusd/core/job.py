@@ -86,6 +86,7 @@ class Ending(StrEnum):
     CANCEL = "cancel"
     HOLD = "hold"
     TIMEOUT = "timeout"
+    PUT_BACK = "put_back"  # the daemon stops: the job goes back to its place
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):

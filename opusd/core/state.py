@@ -10,8 +10,8 @@ from collections import Counter
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
-from opusd.core.dependencies import Inheritance
-from opusd.core.job import EdgeState, Job, Run, Terms
+from opusd.core.dependencies import Inheritance, unsatisfied
+from opusd.core.job import Job, Run, Terms
 from opusd.core.lifecycle import ALIVE, Status
 from opusd.core.order import Heir, rank_key
 from opusd.core.ready import Lane, Signature
@@ -66,6 +66,23 @@ class State:
         self.first: tuple[int, int] | None = None  # (job first in order, since when): see scheduler.reservation
         self.inheritance = Inheritance(self._move)
         self._timers: list[tuple[int, int]] = []
+
+    def relimit(self, limits: Limits) -> None:
+        """The configuration was read again. Sizes that people set stay until the configured value itself changes."""
+        old, self.limits = self.limits, limits
+        if limits.max_concurrent != old.max_concurrent:
+            self.max_concurrent = limits.max_concurrent
+        known = {name: agent.slots for name, agent in old.agents.items()}
+        self.slots = {
+            name: self.slots[name] if known.get(name) == agent.slots else agent.slots
+            for name, agent in limits.agents.items()
+        }
+        self.lanes = {}
+        alike: dict[int, tuple[Terms, list[int]]] = {}
+        for job in self.jobs.values():
+            if job.status is Status.QUEUED:
+                alike.setdefault(id(job.terms), (job.terms, []))[1].append(self.rank_key(job))
+        self._fill_lanes(alike)
 
     # --- changes ----------------------------------------------------------------------------------
 
@@ -139,11 +156,15 @@ class State:
             self.inheritance.change(None, job, self.jobs.get)
 
     def _load_lanes(self, alike: dict[int, tuple[Terms, list[int]]]) -> None:
-        lanes: dict[str, dict[Signature, list[int]]] = {}
         for terms, keys in alike.values():
             self.statuses[Status.QUEUED] += len(keys)
             self.tiers[terms.tier] += len(keys)
             self.agents[terms.agent] += len(keys)
+        self._fill_lanes(alike)
+
+    def _fill_lanes(self, alike: dict[int, tuple[Terms, list[int]]]) -> None:
+        lanes: dict[str, dict[Signature, list[int]]] = {}
+        for terms, keys in alike.values():
             lanes.setdefault(terms.agent, {}).setdefault(signature(terms), []).extend(keys)
         for agent, entries in lanes.items():
             self.lane(agent).load(entries)
@@ -284,7 +305,7 @@ class State:
     def _link(self, old: Job | None, new: Job | None) -> None:
         job = new or old
         assert job is not None
-        before, after = _unsatisfied(old), _unsatisfied(new)
+        before, after = unsatisfied(old), unsatisfied(new)
         for upstream in before - after:
             _toggle(self.dependents, upstream, job.id, add=False)
         for upstream in after - before:
@@ -302,10 +323,6 @@ def _run(job: Job) -> Run:
 
 def _blocked(job: Job | None) -> bool:
     return job is not None and job.status is Status.BLOCKED
-
-
-def _unsatisfied(job: Job | None) -> set[int]:
-    return set() if job is None else {edge.upstream for edge in job.edges if edge.state is not EdgeState.SATISFIED}
 
 
 def _toggle(

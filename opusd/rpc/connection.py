@@ -12,7 +12,7 @@ import itertools
 import select
 import socket
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -68,6 +68,7 @@ class Connection(asyncio.Protocol):
         identify: Callable[[socket.socket], Caller],
         lower: Callable[[Caller, str], Caller],
         on_error: OnError,
+        on_begin: Callable[[Connection], None],
         on_end: Callable[[Connection], None],
         subscriptions: itertools.count[int],
         bounds: Bounds,
@@ -76,6 +77,7 @@ class Connection(asyncio.Protocol):
         self._identify = identify
         self._lower = lower
         self._on_error = on_error
+        self._on_begin = on_begin
         self._on_end = on_end
         self._subscriptions = subscriptions
         self._bounds = bounds
@@ -97,12 +99,13 @@ class Connection(asyncio.Protocol):
     # ---------------------------------------------------------------------- what the transport says
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but ancestry
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
         self._transport = transport
         self._outlet = Outlet(self._write, transport.get_write_buffer_size)
         self._session = Session(Caller(agent=True), self._lower)
+        self._on_begin(self)
         try:
             # A duplicate, for a loop's own object need not be a real socket.
             with socket.fromfd(transport.get_extra_info("socket").fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as peer:

@@ -36,7 +36,7 @@ def test_without_a_file_there_are_the_defaults_and_the_agents_exec_and_pull() ->
     assert (config.defaults.expires_in, config.defaults.timeout, config.defaults.grace) == (None, None, 10_000_000)
     assert list(config.agents) == ["exec", "pull"]
     assert config.agents["exec"].retry == PRESETS["none"]
-    assert (config.slots("exec"), config.slots("pull")) == (3, 0)
+    assert (config.limits().agents["exec"].slots, config.limits().agents["pull"].slots) == (UNLIMITED, 0)
     assert config.agents["pull"].may_submit == ("pull",)
     assert (config.output.head, config.output.tail) == (8 << 20, 56 << 20)
 
@@ -48,10 +48,8 @@ def test_the_longest_wait_is_the_contract_s_bound() -> None:
 
 def test_an_agent_without_slots_follows_the_pool_however_it_is_resized() -> None:
     config = parse({"max_concurrent": 4, **agents(claude=CLAUDE, codex={"argv": ["codex"], "slots": 1})})
-    assert [config.slots(name) for name in ("claude", "codex", "exec", "pull")] == [4, 1, 4, 0]
-    assert [config.slots(name, 9) for name in ("claude", "codex", "exec", "pull")] == [9, 1, 9, 0]
-    assert config.limits(9).agents["claude"].slots == 9
-    assert config.limits(9).max_concurrent == 9
+    slots = [config.limits().agents[name].slots for name in ("claude", "codex", "exec", "pull")]
+    assert slots == [UNLIMITED, 1, UNLIMITED, 0]
 
 
 def test_auto_is_what_the_machine_bears_and_says_so() -> None:
@@ -90,7 +88,7 @@ def test_the_core_gets_every_limit_of_the_file() -> None:
 def test_built_in_agents_take_other_keys_and_keep_their_own_defaults() -> None:
     config = parse(agents(exec={"slots": 9, "env_pass": ["CI_*"]}, pull={"retry": "slow"}))
     assert config.agents["exec"].retry == PRESETS["none"]
-    assert (config.slots("exec"), config.agents["exec"].env_pass) == (9, ("CI_*",))
+    assert (config.limits().agents["exec"].slots, config.agents["exec"].env_pass) == (9, ("CI_*",))
     assert config.agents["pull"].retry == PRESETS["slow"]
 
 

@@ -1,0 +1,306 @@
+"""The composition root: builds the parts, starts them in order, stops them in reverse. Only this place knows all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from opusd.agents.environment import check_argv
+from opusd.agents.pool import AgentPool
+from opusd.clock import Clock, SystemClock
+from opusd.config import Config, ConfigError
+from opusd.core.errors import OpusError
+from opusd.core.state import Pauses, State
+from opusd.dispatcher.desk import Desk
+from opusd.dispatcher.engine import Engine
+from opusd.dispatcher.feed import Feed
+from opusd.dispatcher.intake import Intake
+from opusd.dispatcher.jobs import JobVerbs
+from opusd.dispatcher.launching import Launching, Program
+from opusd.dispatcher.reads import ReadVerbs
+from opusd.dispatcher.rooms import offer
+from opusd.dispatcher.steering import SteeringVerbs
+from opusd.dispatcher.system import SystemVerbs
+from opusd.dispatcher.tally import Tally
+from opusd.dispatcher.upkeep import Upkeep
+from opusd.dispatcher.waits import Waits
+from opusd.notify import Supervisor
+from opusd.rpc.callers import Callers
+from opusd.rpc.server import RpcServer
+from opusd.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from opusd.core.job import Change, Event
+    from opusd.store.base import Snapshot, Store
+
+_CLOSE_SECONDS: Final = 5.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where things are, as the command line says. `load` reads the configuration; again at a reload."""
+
+    state_dir: Path
+    socket: Path
+    load: Callable[[], Config]
+
+
+class Daemon:
+    """One daemon: `run` until `stop`. `log(event, **fields)` writes a record; its `level` is info unless it says."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        config: Config,
+        *,
+        log: Callable[..., None],
+        clock: Clock | None = None,
+        supervisor: Supervisor | None = None,
+    ) -> None:
+        self._settings = settings
+        self._config = config
+        self._log = log
+        self._clock = clock or SystemClock()
+        self._supervisor = supervisor or Supervisor()
+        self._stopping = asyncio.Event()
+        self._runs = settings.state_dir / "runs"
+        self._store: Store = SqliteStore(settings.state_dir / "opusd.db")
+        self._tally: Tally | None = None
+        self._feed = Feed(0)
+        self._waits = Waits()
+
+    def stop(self) -> None:
+        """End the daemon: nothing new starts, agents are left running for the next start."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Until `stop` or SIGTERM. StoreError and OutcomeUnknown come out of here; everything is closed behind them."""
+        async with AsyncExitStack() as stack:
+            pool = AgentPool(runs=self._runs, report=self._report)
+            stack.push_async_callback(pool.close)
+            await pool.open()
+            await self._store.open()
+            stack.push_async_callback(self._store.close)
+            snapshot = await self._store.load_active()
+            self._build(snapshot, pool)
+            await self._serve(stack, pool)
+
+    # --- building ---------------------------------------------------------------------------------
+
+    def _build(self, snapshot: Snapshot, pool: AgentPool) -> None:
+        config, settings = self._config, self._settings
+        self._state = state = State(config.limits())
+        state.load(snapshot.jobs)
+        state.last_job, state.last_event = snapshot.last_job, snapshot.last_event
+        _restore(state, snapshot.settings)
+        self._tally = Tally(snapshot)
+        self._launching = Launching(
+            programs=_programs(config),
+            base=dict(os.environ),
+            socket=str(settings.socket),
+            runs=self._runs,
+            head=config.output.head,
+            tail=config.output.tail,
+            grace=config.defaults.grace / 1e6,
+        )
+        self._engine = Engine(
+            state, self._store, self._clock, prepare=self._launching.prepare, released=self._released, log=self._log
+        )
+        self._feed.cursor = snapshot.last_event
+        self._desk = desk = Desk(self._engine)
+        self._feed.attach(desk)
+        self._waits.attach(desk)
+        self._intake = Intake(
+            policies=config.retry, env_secret=config.security.env_secret, home=os.environ.get("HOME", "/")
+        )
+        reads = ReadVerbs(desk, self._tally, pool.read_output)
+        self._upkeep = Upkeep(
+            desk,
+            self._runs,
+            finished=config.retention.finished,
+            history=config.retention.history,
+            every=config.retention.every / 1e6,
+            log=self._log,
+        )
+        rooms = [
+            JobVerbs(desk, self._intake, grace=config.defaults.grace),
+            reads,
+            SteeringVerbs(desk, reads, self._waits, self._feed),
+            self._waits,
+            self._feed,
+            self._upkeep,
+            SystemVerbs(
+                desk, self._waits, about=self._about, reload=self._reload, stop=self.stop, grace=config.defaults.grace
+            ),
+        ]
+        callers = Callers(
+            attempt_of=pool.attempt_of,
+            attempt_by_id=self._engine.attempt_by_id,
+            attempt_by_token=self._engine.attempt_by_token,
+        )
+        self._pool = pool
+        self._server = RpcServer(offer(rooms), identify=callers.identify, lower=callers.lower, on_error=self._on_error)
+
+    async def _serve(self, stack: AsyncExitStack, pool: AgentPool) -> None:
+        """Recover first, listen next, dispatch last; then wait for the end, or for a part that fails."""
+        engine, writer = self._engine, self._engine.writer
+        writing = asyncio.create_task(writer.run(), name="writer")
+        stack.push_async_callback(self._close_writer, writing)
+        await engine.recover(pool)
+        listening = self._supervisor.listening
+        await self._server.serve(self._settings.socket, listening[0] if listening else None)
+        stack.push_async_callback(self._quiet)
+        writer.fact(lambda decision: decision.note("daemon.started", detail={"pid": os.getpid()}), "daemon")
+        self._handle_signals(stack)
+        parts: list[Coroutine[Any, Any, None]] = [engine.run(), self._upkeep.run()]
+        if self._supervisor.watchdog is not None:
+            parts.append(self._watchdog(self._supervisor.watchdog))
+        tasks = [asyncio.create_task(part) for part in parts]
+        stack.push_async_callback(_cancel, tasks)
+        self._supervisor.ready(f"{len(self._state.jobs)} unfinished jobs")
+        self._log("daemon.started", pid=os.getpid(), jobs=len(self._state.jobs), socket=str(self._settings.socket))
+        stopping = asyncio.create_task(self._stopping.wait())
+        done, _ = await asyncio.wait([writing, stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        for task in done:
+            task.result()
+
+    async def _quiet(self) -> None:
+        """No new dispatch, no new calls; replies and the last facts are let out."""
+        self._supervisor.stopping()
+        self._state.draining = True
+        await self._server.close(_CLOSE_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._engine.drained()
+        self._engine.writer.fact(lambda decision: decision.note("daemon.stopped"), "daemon")
+        self._log("daemon.stopped", pid=os.getpid())
+
+    async def _close_writer(self, writing: asyncio.Task[None]) -> None:
+        self._engine.writer.close()
+        await asyncio.wait([writing])
+
+    # --- what the parts tell each other -------------------------------------------------------------
+
+    def _released(self, changes: list[Change], events: list[Event]) -> None:
+        assert self._tally is not None
+        self._tally.released(changes)
+        self._desk.released(changes)
+        self._feed.released(changes, events)
+        self._waits.released(changes)
+        for event in events:
+            self._log(event.kind, **_about_event(event))
+
+    def _report(self, report: Any) -> None:
+        self._engine.report(report)
+
+    def _on_error(self, error: BaseException, method: str) -> None:
+        self._log("call.failed", level="error", method=method, exc_info=error)
+
+    def _about(self) -> dict[str, Any]:
+        config = self._config
+        degraded = []
+        if not self._pool.punches_holes:
+            degraded.append("the file system of the state folder can't punch holes: long output is cut short instead")
+        return {
+            "degraded": degraded,
+            "connections": self._server.connections,
+            "socket": str(self._settings.socket),
+            "state_dir": str(self._settings.state_dir),
+            "punches_holes": self._pool.punches_holes,
+            "config": {
+                "bound_hours": round(config.longest_wait_hours(), 2),
+                "max_concurrent": self._state.max_concurrent,
+                "interactive_slots": config.interactive_slots,
+                "max_queued": config.max_queued,
+                "default_agent": config.default_agent,
+                "agents": sorted(config.agents),
+                "routes": [route.name for route in config.routes],
+                "resources": config.resources,
+                "groups": config.groups,
+            },
+        }
+
+    def _reload(self) -> None:
+        """Take over a configuration that was read again; a bad one changes nothing."""
+        try:
+            config = self._settings.load()
+            check_agents(config)
+        except ConfigError as error:
+            message = f"the configuration was not changed: {error}"
+            raise OpusError(message) from error
+        self._config = config
+        self._state.relimit(config.limits())
+        self._launching.programs = _programs(config)
+        self._intake.configure(policies=config.retry, env_secret=config.security.env_secret)
+        self._engine.poke()
+        self._log("config.reloaded")
+
+    # --- the machine ------------------------------------------------------------------------------
+
+    def _handle_signals(self, stack: AsyncExitStack) -> None:
+        loop = asyncio.get_running_loop()
+        for number, act in ((signal.SIGTERM, self.stop), (signal.SIGINT, self.stop), (signal.SIGHUP, self._hang_up)):
+            loop.add_signal_handler(number, act)
+            stack.callback(loop.remove_signal_handler, number)
+
+    def _hang_up(self) -> None:
+        self._supervisor.reloading(int(self._clock.monotonic() * 1e6))
+        try:
+            self._reload()
+        except OpusError as error:
+            self._log("config.refused", level="error", message=error.message)
+        self._supervisor.ready()
+
+    async def _watchdog(self, seconds: float) -> None:
+        """The loop itself says that it turns; a loop that hangs says nothing."""
+        while not await self._clock.wait(self._stopping, seconds / 3):
+            self._supervisor.alive()
+
+
+def check_agents(config: Config) -> None:
+    """ConfigError for an argv that can't be filled in."""
+    for agent in config.agents.values():
+        if not agent.argv:
+            continue
+        try:
+            check_argv(agent.argv)
+        except OpusError as error:
+            raise ConfigError(f"agents.{agent.name}.argv: {error.message}") from error
+
+
+def _programs(config: Config) -> dict[str, Program]:
+    return {
+        agent.name: Program(argv=agent.argv, stdin=agent.stdin, env=agent.env, env_pass=agent.env_pass)
+        for agent in config.agents.values()
+    }
+
+
+def _restore(state: State, kept: dict[str, Any]) -> None:
+    """Pauses; and sizes that people set, unless the configured value was changed since."""
+    state.pauses = Pauses(kept.get("paused", ()))
+    pool = kept.get("pool")
+    if pool is not None and pool["configured"] == state.limits.max_concurrent:
+        state.max_concurrent = pool["value"]
+    for name, agent in state.limits.agents.items():
+        size = kept.get(f"slots:{name}")
+        if size is not None and size["configured"] == agent.slots:
+            state.slots[name] = size["value"]
+
+
+def _about_event(event: Event) -> dict[str, Any]:
+    fields = {"job": event.job, "attempt": event.attempt, "actor": event.actor, "to": event.after}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

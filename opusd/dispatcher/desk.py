@@ -1,0 +1,167 @@
+"""What every verb needs: finding the job that an id or key names, deciding on it, and showing it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from opusd.core.errors import InvalidParams, NotFound
+from opusd.core.lifecycle import FINAL
+from opusd.dispatcher.views import Snapshot, snapshot, view
+from opusd.dispatcher.writer import Undone
+from opusd.store.base import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from opusd.api import types as wire
+    from opusd.core.access import Caller
+    from opusd.core.decision import Decision
+    from opusd.core.job import Change, Job
+    from opusd.dispatcher.engine import Engine
+
+Ref = int | str
+
+
+class Session(Protocol):
+    """One connection: who it is, and the lock that keeps its calls taking effect in the order sent."""
+
+    caller: Caller
+    turn: asyncio.Lock
+
+
+class Desk:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.state = engine.state
+        self.store = engine.store
+        self.writer = engine.writer
+        self.clock = engine.clock
+        self.progress: dict[int, wire.Progress] = {}  # of running attempts; not kept
+
+    def released(self, changes: Iterable[Change]) -> None:
+        """These changes are on disk: what an attempt said of its progress goes with it."""
+        for change in changes:
+            if change.after.run is None:
+                self.progress.pop(change.after.id, None)
+
+    def now(self) -> int:
+        return self.clock.now()
+
+    async def settled(self) -> None:
+        """Until disk is no older than memory is now."""
+        while True:
+            try:
+                await self.writer.settled()
+            except Undone:
+                continue
+            return
+
+    def in_memory(self, ref: Ref) -> int | None:
+        number = self.state.keys.get(ref) if isinstance(ref, str) else ref
+        return number if number in self.state.jobs else None
+
+    async def find(self, ref: Ref, *, path: str = "$.id") -> int:
+        """The id of the job, unfinished or finished; NotFound."""
+        number = self.in_memory(ref)
+        return number if number is not None else (await self._on_disk(ref, path)).job.id
+
+    async def final(self, number: int) -> Record | None:
+        """The record of a job that is finished; None while it is in memory."""
+        if number in self.state.jobs:
+            return None
+        return await self._on_disk(number, "$.id")
+
+    async def _on_disk(self, ref: Ref, path: str) -> Record:
+        await self.settled()
+        if isinstance(ref, str):
+            found = (await self.store.by_key([ref])).get(ref)
+            numbers = [] if found is None else [found[0]]
+        else:
+            numbers = [ref] if 0 < ref < 1 << 40 else []
+        records = await self.store.records(numbers) if numbers else []
+        if not records:
+            what = f"job {ref}" if isinstance(ref, int) else f"a job with the key {ref!r}"
+            message = f"there is no {what}"
+            raise NotFound(message, path=path)
+        return records[0]
+
+    async def current(self, ref: Ref) -> Job:
+        """The job as memory has it, else the finished one of the registry."""
+        number = self.in_memory(ref)
+        if number is None:
+            record = await self._on_disk(ref, "$.id")
+            return self.state.jobs.get(record.job.id, record.job)
+        return self.state.jobs[number]
+
+    async def change(self, session: Session, ref: Ref, verb: Callable[[Decision, Job], Job]) -> wire.Job:
+        """Decide `verb` on one job and show the job as it is then."""
+        async with session.turn:
+            job = await self.current(ref)
+            future = self.writer.command(lambda decision: self.decided(decision, job, verb), session.caller.actor)
+        return await self.show(await future)
+
+    async def change_many(
+        self, session: Session, refs: Sequence[Ref], verb: Callable[[Decision, Job], Job]
+    ) -> list[wire.Job]:
+        """The same for several jobs in one decision: all or none."""
+        async with session.turn:
+            jobs = [await self.current(ref) for ref in dict.fromkeys(refs)]
+            future = self.writer.command(
+                lambda decision: [self.decided(decision, job, verb) for job in jobs], session.caller.actor
+            )
+        return await self.show_all(await future)
+
+    def decided(self, decision: Decision, job: Job, verb: Callable[[Decision, Job], Job]) -> Snapshot:
+        """`job` may be out of date: memory's record of it goes first."""
+        after = verb(decision, self.state.jobs.get(job.id, job))
+        return snapshot(self.state, after, decision.now)
+
+    async def show(self, seen: Snapshot) -> wire.Job:
+        """The wire's Job of what was decided, now that it is on disk."""
+        return (await self.show_all([seen]))[0]
+
+    async def show_all(self, seen: Sequence[Snapshot], *, full: bool = True) -> list[wire.Job]:
+        records = {record.job.id: record for record in await self.store.records([one.job.id for one in seen])}
+        shown = []
+        for one in seen:
+            record = records.get(one.job.id)
+            if record is not None:
+                shown.append(view(one, record.spec, record.outcome, full=full, progress=self.progress.get(one.job.id)))
+        return shown
+
+    async def look(self, number: int) -> Snapshot:
+        """A job as memory has it, given out when that is on disk; else as the registry has it."""
+        while True:
+            seen = await self.writer.read(lambda: self._seen(number))
+            if seen is not None:
+                return seen
+            record = await self._on_disk(number, "$.id")
+            if record.job.status in FINAL:
+                return Snapshot(job=record.job, dependents=tuple(await self.store.dependents(number)))
+
+    def _seen(self, number: int) -> Snapshot | None:
+        job = self.state.jobs.get(number)
+        return None if job is None else snapshot(self.state, job, self.clock.now())
+
+    def of_group(self, group: str) -> list[int]:
+        """The unfinished jobs of a group; NotFound when there is none."""
+        members = sorted(self.state.groups.get(group, ()))
+        if not members:
+            message = f"no unfinished job belongs to the group {group!r}"
+            raise NotFound(message, path="$.group")
+        return members
+
+
+def one_of(**given: object) -> str:
+    """The name of the only one that is given; InvalidParams otherwise."""
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        message = f"give exactly one of {', '.join(given)}"
+        raise InvalidParams(message, path=f"$.{next(iter(given))}")
+    return names[0]
+
+
+def as_tuple(value: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    """A filter that takes one or a list."""
+    return None if value is None else (value,) if isinstance(value, str) else tuple(value)

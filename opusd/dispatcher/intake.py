@@ -1,0 +1,260 @@
+"""What a caller sent, read: names resolved to values, text checked, durations in microseconds.
+
+Every refusal is InvalidParams with the path of the bad field. Decides nothing about the queue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from opusd.agents.environment import check_job_env, refuse_secrets
+from opusd.api.types import DependsOn, EnvSource, JobSpec, RetryPolicy
+from opusd.core.admission import Ref, Submission
+from opusd.core.commands import Edit
+from opusd.core.errors import InvalidParams
+from opusd.core.job import IfUnmet, On, Source, Spec
+from opusd.core.priority import parse_priority
+from opusd.core.retry import PRESETS, FailureClass, Policy, Strategy
+from opusd.core.times import from_rfc3339, parse_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from opusd.api.params import JobUpdate
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+MAX_PROMPT: Final = 1 << 20
+MAX_OBJECTS: Final = 256 << 10
+MAX_ARGUMENT: Final = (128 << 10) - 1
+_MAX_NAME: Final = 200
+_MAX_TITLE: Final = 200
+_KEY: Final = re.compile(r"[^\s,\x00-\x1f\x7f]{1,200}")
+
+
+class Intake:
+    """Reads JobSpecs and updates. `policies` are the retry policies by name, `env_secret` globs of names."""
+
+    def __init__(self, *, policies: Mapping[str, Policy], env_secret: tuple[str, ...], home: str) -> None:
+        self._home = home
+        self.configure(policies=policies, env_secret=env_secret)
+
+    def configure(self, *, policies: Mapping[str, Policy], env_secret: tuple[str, ...]) -> None:
+        """The configuration was read again."""
+        self._policies = policies
+        self._env_secret = env_secret
+
+    def submission(self, sent: JobSpec, now: int, path: str = "$") -> Submission:
+        """The Submission that a JobSpec means at `now`."""
+        _check_text(sent, path)
+        tier, boost = read(path, "priority", parse_priority, sent.priority)
+        if sent.run_at is not None and sent.delay is not None:
+            raise _invalid(path, "delay", "give run_at or delay, not both")
+        run_at = None if sent.run_at is None else read(path, "run_at", from_rfc3339, sent.run_at)
+        if sent.delay is not None:
+            run_at = now + read(path, "delay", parse_duration, sent.delay)
+        if sent.worktree:
+            raise _invalid(path, "worktree", "worktrees are not available yet in this version: leave it out")
+        if sent.verify is not None:
+            raise _invalid(path, "verify", "verify is not available yet in this version: leave it out")
+        return Submission(
+            spec=self._spec(sent, path),
+            tier=tier,
+            boost=_boost(boost + sent.boost, path),
+            explicit_priority=sent.priority != "normal" or sent.boost != 0,
+            agent=sent.agent,
+            type=sent.type,
+            source=None if sent.source is None else Source(sent.source),
+            group=sent.group,
+            interactive=sent.interactive,
+            needs=dict(sent.needs),
+            timeout=_positive(path, "timeout", sent.timeout),
+            expires_in=_positive(path, "expires_in", sent.expires_in),
+            retry=self._policy(sent.retry, f"{path}.retry"),
+            max_retries=sent.max_retries,
+            run_at=run_at if run_at is not None and run_at > now else None,
+            held=sent.held,
+            key=sent.key,
+            parent=sent.parent,
+            depends=depends(sent.depends_on, path),
+        )
+
+    def _spec(self, sent: JobSpec, path: str) -> Spec:
+        size = len(msgspec.json.encode(sent.payload)) + len(msgspec.json.encode(sent.metadata))
+        if size > MAX_OBJECTS:
+            raise _invalid(
+                path, "payload", f"payload and metadata are {size} bytes together; {MAX_OBJECTS} are allowed"
+            )
+        cwd = sent.cwd if sent.cwd is not None else self._home
+        if not cwd.startswith("/"):
+            raise _invalid(path, "cwd", f"{cwd!r} is not an absolute path")
+        return Spec(
+            title=sent.title or _title(sent),
+            prompt=sent.prompt,
+            command=sent.command,
+            payload=sent.payload,
+            metadata=sent.metadata,
+            labels=sent.labels,
+            cwd=cwd,
+            env=self._env(sent.env, f"{path}.env"),
+            digest=hashlib.sha256(msgspec.json.encode(sent, order="sorted")).digest() if sent.key is not None else b"",
+        )
+
+    def _env(self, env: Mapping[str, str | EnvSource], path: str) -> dict[str, Any]:
+        check_job_env(env)
+        refuse_secrets(env, self._env_secret)
+        for name, value in env.items():
+            if isinstance(value, EnvSource) and (value.from_env is UNSET) is (value.from_file is UNSET):
+                raise _invalid(path, name, "exactly one of from_env and from_file")
+        return {name: value if isinstance(value, str) else msgspec.to_builtins(value) for name, value in env.items()}
+
+    def _policy(self, sent: str | RetryPolicy | None, path: str) -> Policy | None:
+        if sent is None:
+            return None
+        if isinstance(sent, str):
+            if sent not in self._policies:
+                message = f"retry policy {sent!r} is not known; there are: {', '.join(self._policies)}"
+                raise InvalidParams(message, path=path)
+            return self._policies[sent]
+        base = PRESETS["default"]
+        given = {
+            "strategy": Strategy(sent.strategy),
+            "base": None if sent.base is None else read(path, "base", parse_duration, sent.base),
+            "cap": None if sent.cap is None else read(path, "cap", parse_duration, sent.cap),
+            "jitter": sent.jitter,
+            "max_retries": 0 if sent.strategy == "none" else sent.max_retries,
+            "on": None if sent.on is None else tuple(FailureClass(word) for word in sent.on),
+        }
+        return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+    def edit(self, sent: JobUpdate) -> Edit:
+        """What job.update asks for; priority words become tier and boost."""
+        _check_text(sent, "$")
+        for name in ("title", "prompt", "command", "agent", "max_retries"):
+            if getattr(sent, name) is None:
+                raise _invalid("$", name, f"{name} can't be null: leave it out to keep it")
+        tier: Any = UNSET
+        boost: Any = sent.boost
+        if sent.priority is not UNSET:
+            tier, level = read("$", "priority", parse_priority, sent.priority)
+            boost = _boost(level + (0 if sent.boost is UNSET else sent.boost), "$")
+        if isinstance(sent.metadata, dict) and (size := len(msgspec.json.encode(sent.metadata))) > MAX_OBJECTS:
+            raise _invalid("$", "metadata", f"metadata is {size} bytes; {MAX_OBJECTS} are allowed")
+        return Edit(
+            title=sent.title or UNSET,
+            labels=sent.labels,
+            metadata=sent.metadata,
+            timeout=_if_set(sent.timeout, lambda value: _positive("$", "timeout", value)),
+            tier=tier,
+            boost=boost,
+            needs=_if_set(sent.needs, dict),
+            prompt=UNSET if sent.prompt is None else sent.prompt,
+            command=UNSET if sent.command is None else sent.command,
+            agent=UNSET if sent.agent is None else sent.agent,
+            expires_in=_if_set(sent.expires_in, lambda value: _positive("$", "expires_in", value)),
+            max_retries=UNSET if sent.max_retries is None else sent.max_retries,
+            run_at=_if_set(
+                sent.run_at, lambda value: None if value is None else read("$", "run_at", from_rfc3339, value)
+            ),
+            depends=_if_set(sent.depends_on, lambda value: depends(value, "$")),
+        )
+
+
+def depends(sent: list[int | str | DependsOn], path: str) -> tuple[tuple[Ref, On, IfUnmet], ...]:
+    """On success by default; if_unmet is block, for failure cancel."""
+    edges: list[tuple[Ref, On, IfUnmet]] = []
+    for index, entry in enumerate(sent):
+        edge = entry if isinstance(entry, DependsOn) else DependsOn(job=entry)
+        if isinstance(edge.job, int) and edge.job < 1:
+            raise _invalid(path, f"depends_on[{index}]", f"{edge.job} is not a job's id: ids begin at 1")
+        on = On(edge.on)
+        default = IfUnmet.CANCEL if on is On.FAILURE else IfUnmet.BLOCK
+        edges.append((edge.job, on, default if edge.if_unmet is None else IfUnmet(edge.if_unmet)))
+    return tuple(edges)
+
+
+def read(path: str, field: str, parse: Callable[[V], T], value: V) -> T:
+    """`parse(value)`, with its ValueError as InvalidParams."""
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise _invalid(path, field, str(error)) from None
+
+
+def _if_set(value: V | UnsetType, parse: Callable[[V], T]) -> T | UnsetType:
+    return UNSET if isinstance(value, UnsetType) else parse(value)
+
+
+def _positive(path: str, field: str, value: float | str | None) -> int | None:
+    if value is None:
+        return None
+    duration = read(path, field, parse_duration, value)
+    if duration <= 0:
+        raise _invalid(path, field, "it must be more than 0; leave it out (or null) for none")
+    return duration
+
+
+def _boost(boost: int, path: str) -> int:
+    if not -49 <= boost <= 49:
+        raise _invalid(path, "boost", f"priority and boost add up to {boost}; -49 to 49 are allowed")
+    return boost
+
+
+def _title(sent: JobSpec) -> str:
+    text = sent.prompt if sent.prompt is not None else " ".join(sent.command or ())
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return first[:_MAX_TITLE] or sent.type
+
+
+def _check_text(sent: JobSpec | JobUpdate, path: str) -> None:
+    """Length and characters of everything that reaches a program, a file name or a terminal."""
+    if isinstance(sent.prompt, str) and len(sent.prompt.encode()) > MAX_PROMPT:
+        raise _invalid(path, "prompt", f"it is {len(sent.prompt.encode())} bytes; {MAX_PROMPT} are allowed")
+    command = sent.command
+    if isinstance(command, list):
+        if not command or not command[0]:
+            raise _invalid(path, "command", "a command names a program first")
+        for index, argument in enumerate(command):
+            if len(argument.encode()) > MAX_ARGUMENT:
+                raise _invalid(path, f"command[{index}]", f"an argument has at most {MAX_ARGUMENT} bytes: use a file")
+    if isinstance(sent, JobSpec) and sent.key is not None and (not _KEY.fullmatch(sent.key) or sent.key.isdigit()):
+        raise _invalid(
+            path, "key", "a key has 1 to 200 characters, is not all digits, and has no space, comma or control"
+        )
+    for name in sent.__struct_fields__:
+        value = getattr(sent, name)
+        if value is not UNSET:
+            _refuse_nul(value, f"{path}.{name}")
+    for label in sent.labels if isinstance(sent.labels, list) else ():
+        if not 1 <= len(label) <= _MAX_NAME:
+            raise _invalid(path, "labels", "a label has 1 to 200 characters")
+    for need in sent.needs if isinstance(sent.needs, dict) else ():
+        if not 1 <= len(need) <= _MAX_NAME:
+            raise _invalid(path, "needs", "a resource's name has 1 to 200 characters")
+
+
+def _refuse_nul(value: object, path: str) -> None:
+    todo: list[object] = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, str):
+            if "\x00" in item:
+                message = "there is a NUL character in it"
+                raise InvalidParams(message, path=path)
+        elif isinstance(item, dict):
+            todo += item
+            todo += item.values()
+        elif isinstance(item, list):
+            todo += item
+
+
+def _invalid(path: str, field: str, why: str) -> InvalidParams:
+    where = f"{path}.{field}"
+    return InvalidParams(f"{where}: {why}", path=where)

@@ -1,0 +1,287 @@
+"""The verbs that change jobs: submit, update, hold, release, cancel, retry, prune (contract, section 7)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
+
+from opusd.api import results
+from opusd.core import commands
+from opusd.core.access import require_descendant, require_person
+from opusd.core.admission import Facts, MissingFact, Submission, submit
+from opusd.core.errors import Conflict, Forbidden, InternalError, InvalidParams, OpusError
+from opusd.core.lifecycle import FINAL, Status
+from opusd.core.times import parse_duration
+from opusd.dispatcher.desk import Desk, Ref, Session, one_of
+from opusd.dispatcher.intake import Intake, read
+from opusd.dispatcher.views import Snapshot, snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from opusd.api import params as p
+    from opusd.api import types as wire
+    from opusd.core.access import Caller
+    from opusd.core.decision import Decision
+    from opusd.core.job import Job
+
+_REREADS: Final = 20
+Admitted = tuple[Snapshot | int, bool]
+
+
+class JobVerbs:
+    def __init__(self, desk: Desk, intake: Intake, *, grace: int) -> None:
+        self._desk = desk
+        self._intake = intake
+        self._grace = grace
+        self._workdirs: dict[tuple[int, int], str] = {}
+
+    # --- submit -----------------------------------------------------------------------------------
+
+    async def job_submit(self, session: Session, params: p.JobSubmit) -> results.Submitted:
+        try:
+            return (await self._submit(session, [params], ["$"]))[0]
+        except OpusError as error:
+            error.data.pop("index", None)
+            raise
+
+    async def job_submit_batch(self, session: Session, params: p.JobSubmitBatch) -> results.SubmittedBatch:
+        paths = [f"$.jobs[{index}]" for index in range(len(params.jobs))]
+        return results.SubmittedBatch(jobs=await self._submit(session, params.jobs, paths))
+
+    async def _submit(
+        self, session: Session, sent: Sequence[wire.JobSpec], paths: list[str]
+    ) -> list[results.Submitted]:
+        try:
+            admitted = await self._enter(session, sent, paths)
+        except InternalError:
+            if all(spec.key is None for spec in sent):
+                raise
+            # A finished job took the key between our look at the registry and the commit: look again.
+            admitted = await self._enter(session, sent, paths)
+        return await self._shown(admitted)
+
+    async def _enter(self, session: Session, sent: Sequence[wire.JobSpec], paths: list[str]) -> list[Admitted]:
+        async with session.turn:
+            future = await self._admit(session.caller, sent, paths)
+        return await future
+
+    async def _admit(
+        self, caller: Caller, sent: Sequence[wire.JobSpec], paths: list[str]
+    ) -> asyncio.Future[list[Admitted]]:
+        desk = self._desk
+        submissions = []
+        for index, (spec, path) in enumerate(zip(sent, paths, strict=True)):
+            try:
+                submission = self._intake.submission(spec, desk.now(), path)
+            except InvalidParams as error:
+                error.data["index"] = index
+                raise
+            submissions.append(
+                await self._inside(caller, submission, sent_cwd=spec.cwd is not None) if caller.agent else submission
+            )
+        facts = Facts()
+        known: set[Ref] = set()
+        for _ in range(_REREADS):
+            await self._learn(caller, submissions, facts, known)
+            try:
+                return desk.writer.command(partial(self._decide_submit, submissions, facts, caller), caller.actor)
+            except MissingFact as error:
+                known.discard(str(error.data["key"]))
+        message = "the registry is too busy to tell whether the key is in use: try again"
+        raise Conflict(message)
+
+    def _decide_submit(
+        self, submissions: list[Submission], facts: Facts, caller: Caller, decision: Decision
+    ) -> list[Admitted]:
+        state = self._desk.state
+        admitted = submit(decision, submissions, facts, caller)
+        return [
+            (job if isinstance(job, int) else snapshot(state, job, decision.now), created) for job, created in admitted
+        ]
+
+    async def _learn(self, caller: Caller, submissions: list[Submission], facts: Facts, known: set[Ref]) -> None:
+        """Ask the registry for what memory does not know, until there is nothing more to ask.
+
+        After the last look there is no await before the decision, so memory is no older than the facts.
+        """
+        desk, state = self._desk, self._desk.state
+        own = {submission.key for submission in submissions}
+        while True:
+            keys = {key for key in own if key is not None and key not in known}
+            ids: set[int] = set()
+            for submission in submissions:
+                refs = [ref for ref, _, _ in submission.depends]
+                for ref in refs if submission.parent is None else [*refs, submission.parent]:
+                    if isinstance(ref, int) and ref not in state.jobs and ref not in known:
+                        ids.add(ref)
+                    elif isinstance(ref, str) and ref not in own and ref not in state.keys and ref not in known:
+                        keys.add(ref)
+            found = [number for number, _ in facts.keys.values()]
+            ids |= {number for number in found if number not in state.jobs and number not in known}
+            root = self._root(caller)
+            if root is not None and root not in state.tree_sizes and root not in facts.tree_sizes:
+                await desk.settled()
+                facts.tree_sizes[root] = await desk.store.tree_size(root)
+                continue
+            if not keys and not ids:
+                return
+            await desk.settled()
+            known |= keys | ids
+            if keys:
+                facts.keys.update(await desk.store.by_key(sorted(keys)))
+            for record in await desk.store.records(sorted(ids)) if ids else ():
+                facts.finals[record.job.id] = (record.job.status, record.job.ancestors)
+
+    def _root(self, caller: Caller) -> int | None:
+        job = self._desk.state.jobs.get(caller.job) if caller.agent and caller.job is not None else None
+        return None if job is None else job.root
+
+    async def _inside(self, caller: Caller, submission: Submission, *, sent_cwd: bool) -> Submission:
+        """A job's agent works inside its own workdir, after links are resolved."""
+        if caller.job is None or caller.attempt is None:
+            return submission
+        key = (caller.job, caller.attempt)
+        workdir = self._workdirs.get(key)
+        if workdir is None:
+            records = await self._desk.store.records([caller.job])
+            workdir = self._workdirs[key] = os.path.realpath(records[0].spec.cwd if records else "/nonexistent")
+            if len(self._workdirs) > 1000:
+                self._workdirs = {key: workdir}
+        if not sent_cwd:
+            return replace(submission, spec=replace(submission.spec, cwd=workdir))
+        cwd = os.path.realpath(submission.spec.cwd)
+        if os.path.commonpath([cwd, workdir]) != workdir:
+            message = f"the agent of job {caller.job} may submit inside its own workdir {workdir} alone, not in {cwd}"
+            raise Forbidden(message, path="$.cwd")
+        return replace(submission, spec=replace(submission.spec, cwd=cwd))
+
+    async def _shown(self, admitted: list[Admitted]) -> list[results.Submitted]:
+        desk = self._desk
+        seen = [one if isinstance(one, Snapshot) else await desk.look(one) for one, _ in admitted]
+        shown = {job.id: job for job in await desk.show_all(seen)}
+        return [
+            results.Submitted(job=shown[one.job.id], created=created)
+            for one, (_, created) in zip(seen, admitted, strict=True)
+        ]
+
+    # --- steering ---------------------------------------------------------------------------------
+
+    async def job_hold(self, session: Session, params: p.JobHold) -> wire.Job | results.Jobs:
+        def verb(decision: Decision, job: Job) -> Job:
+            require_descendant(session.caller, job.id, job.ancestors, "hold")
+            after = commands.hold(decision, job, stop=params.stop, grace=self._grace)
+            if after is not job and after.run is not None:
+                self._desk.engine.stop_after(decision, after)
+            return after
+
+        skip = (
+            (Status.RUNNING, Status.CANCELLING, Status.NEEDS_INPUT)
+            if not params.stop
+            else (Status.CANCELLING, Status.NEEDS_INPUT)
+        )
+        return await self._steer(session, params.id, params.group, verb, skip)
+
+    async def job_release(self, session: Session, params: p.JobRelease) -> wire.Job | results.Jobs:
+        def verb(decision: Decision, job: Job) -> Job:
+            require_descendant(session.caller, job.id, job.ancestors, "release")
+            return commands.release(decision, job)
+
+        return await self._steer(session, params.id, params.group, verb, tuple(set(Status) - {Status.HELD}))
+
+    async def job_cancel(self, session: Session, params: p.JobCancel) -> wire.Job | results.Jobs:
+        grace = self._grace if params.grace is None else read("$", "grace", parse_duration, params.grace)
+
+        def verb(decision: Decision, job: Job) -> Job:
+            require_descendant(session.caller, job.id, job.ancestors, "cancel")
+            if job.status is Status.CANCELLED:
+                return job
+            before = len(decision.changes)
+            after = commands.cancel(decision, job, reason=params.reason, grace=grace, cascade=params.cascade)
+            for change in decision.changes[before:]:
+                if change.after.run is not None:
+                    self._desk.engine.stop_after(decision, change.after)
+            return after
+
+        return await self._steer(session, params.id, params.group, verb, ())
+
+    async def _steer(
+        self,
+        session: Session,
+        ref: Ref | None,
+        group: str | None,
+        verb: Callable[[Decision, Job], Job],
+        skip: tuple[Status, ...],
+    ) -> wire.Job | results.Jobs:
+        """One job, or those of a group that are in none of the statuses of `skip`."""
+        one_of(id=ref, group=group)
+        if ref is not None:
+            return await self._desk.change(session, ref, verb)
+        assert group is not None
+        require_person(session.caller, "steering a whole group")
+        state = self._desk.state
+        members = [number for number in self._desk.of_group(group) if state.jobs[number].status not in skip]
+        return results.Jobs(jobs=await self._desk.change_many(session, members, verb))
+
+    async def job_retry(self, session: Session, params: p.JobRetry) -> results.Jobs:
+        refs: list[Ref] = list(params.ids)
+        if not refs:
+            message = "ids is empty: name the jobs to retry"
+            raise InvalidParams(message, path="$.ids")
+        if params.cascade:
+            refs += await self._disappointed(refs)
+
+        def verb(decision: Decision, job: Job) -> Job:
+            require_descendant(session.caller, job.id, job.ancestors, "retry")
+            return commands.retry(decision, job, fresh=params.fresh)
+
+        return results.Jobs(jobs=await self._desk.change_many(session, refs, verb))
+
+    async def _disappointed(self, refs: Sequence[Ref]) -> list[Ref]:
+        """The finished jobs, completed ones aside, that waited for these, in any number of steps."""
+        todo = [(await self._desk.current(ref)).id for ref in refs]
+        seen = set(todo)
+        found: list[Ref] = []
+        while todo:
+            for number in await self._desk.store.dependents(todo.pop()):
+                if number in seen:
+                    continue
+                seen.add(number)
+                job = await self._desk.current(number)
+                if job.status in FINAL and job.status is not Status.COMPLETED:
+                    found.append(number)
+                    todo.append(number)
+        return found
+
+    async def job_update(self, session: Session, params: p.JobUpdate) -> wire.Job:
+        desk = self._desk
+        edit = self._intake.edit(params)
+        if session.caller.agent and edit.given() & {"tier", "boost"}:
+            message = "a job's agent may not change a priority or a boost"
+            raise Forbidden(message, path="$.priority")
+        async with session.turn:
+            future = None
+            while future is None:
+                number = await desk.find(params.id)
+                await desk.settled()
+                spec = (await desk.store.records([number]))[0]
+                facts, known = Facts(), set[Ref]()
+                if edit.depends:
+                    await self._learn(session.caller, [Submission(spec=spec.spec, depends=edit.depends)], facts, known)
+                job = desk.state.jobs.get(number, spec.job)
+                if job.version != spec.job.version:
+                    continue  # it moved on while we read: what we would write back may be old
+
+                def verb(decision: Decision, job: Job) -> Job:
+                    require_descendant(session.caller, job.id, job.ancestors, "update")
+                    after = commands.update(decision, job, spec.spec, edit, facts, params.version)  # noqa: B023 - called at once
+                    if after.run is not None and "timeout" in edit.given():
+                        desk.engine.deadline_after(decision, after)
+                    return after
+
+                future = desk.writer.command(partial(desk.decided, job=job, verb=verb), session.caller.actor)
+        return await desk.show(await future)

@@ -1,0 +1,308 @@
+"""The verbs that read: get, list, logs, history, why, peek, status, capacity, agents. All they show is on disk."""
+
+from __future__ import annotations
+
+from heapq import merge
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from opusd.agents.spec import Chunk
+from opusd.api import results
+from opusd.api import types as wire
+from opusd.core import explain
+from opusd.core.errors import InvalidParams, NotFound
+from opusd.core.job import Tier
+from opusd.core.lifecycle import ALIVE, Status
+from opusd.core.order import job_of
+from opusd.core.times import from_rfc3339, parse_duration, to_rfc3339
+from opusd.dispatcher.desk import Desk, Session, as_tuple
+from opusd.dispatcher.intake import read
+from opusd.dispatcher.views import Snapshot, attempt_view, event_view, snapshot, view
+from opusd.store.base import Query
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from opusd.api import params as p
+    from opusd.core.job import Job
+    from opusd.dispatcher.tally import Tally
+    from opusd.store.base import Record
+
+_HISTORY: Final = 10_000
+_SHOW_AT_ONCE: Final = 200
+
+
+class ReadVerbs:
+    """`read_output(job, attempt, offset, limit, wait_s)` gives a Chunk of an attempt's output."""
+
+    def __init__(
+        self, desk: Desk, tally: Tally, read_output: Callable[[int, int, int, int, float], Awaitable[Chunk]]
+    ) -> None:
+        self._desk = desk
+        self._tally = tally
+        self._read_output = read_output
+        self._started = desk.clock.monotonic()
+
+    async def job_get(self, session: Session, params: p.JobGet) -> wire.Job:
+        async with session.turn:
+            number = await self._desk.find(params.id)
+        return await self._desk.show(await self._desk.look(number))
+
+    async def job_list(self, session: Session, params: p.JobList) -> results.JobPage:
+        async with session.turn:
+            parent = None if params.parent is None else await self._desk.find(params.parent, path="$.parent")
+            query = _query(params, parent)
+            await self._desk.settled()
+        if params.order == "score":
+            return await self._by_score(params, query)
+        after = _cursor(params.cursor, 2 if "completed" in params.order else 1)
+        records = await self._desk.store.query(msgspec.structs.replace(query, after=after, limit=params.limit + 1))
+        page = records[: params.limit]
+        jobs = await self._shown(page, full=params.full)
+        cursor = None
+        if len(records) > params.limit:
+            last = page[-1].job
+            values = (last.completed_at or 0, last.id) if "completed" in params.order else (last.id,)
+            cursor = ",".join(map(str, values))
+        return results.JobPage(jobs=jobs, next_cursor=cursor)
+
+    async def _shown(self, records: list[Record], *, full: bool) -> list[wire.Job]:
+        """Records as read, with what memory derives for those that have not changed since."""
+        state, now = self._desk.state, self._desk.now()
+
+        def look() -> list[Snapshot]:
+            seen = []
+            for record in records:
+                job = state.jobs.get(record.job.id)
+                same = job is not None and job.version == record.job.version
+                seen.append(
+                    snapshot(state, record.job, now) if same else Snapshot(job=record.job, reason=_plain(record.job))
+                )
+            return seen
+
+        seen = await self._desk.writer.read(look)
+        return [view(one, record.spec, record.outcome, full=full) for one, record in zip(seen, records, strict=True)]
+
+    async def _by_score(self, params: p.JobList, query: Query) -> results.JobPage:
+        """Queued jobs in the order of dispatch; the cursor is the last one's place."""
+        after = _cursor(params.cursor, 1)
+        found: list[wire.Job] = []
+        keys = self._in_order(after[0] if after else None)
+        last = None
+        while len(found) < params.limit:
+            chunk = [key for key, _ in zip(keys, range(_SHOW_AT_ONCE), strict=False)]
+            if not chunk:
+                return results.JobPage(jobs=found, next_cursor=None)
+            places = {job_of(key): key for key in chunk}
+            kept = msgspec.structs.replace(query, ids=tuple(places), limit=len(chunk), order="id", after=None)
+            records = {record.job.id: record for record in await self._desk.store.query(kept)}
+            ordered = [records[number] for number in places if number in records][: params.limit - len(found)]
+            found += await self._shown(ordered, full=params.full)
+            last = places[ordered[-1].job.id] if len(found) >= params.limit else chunk[-1]
+            keys = self._in_order(last)
+        return results.JobPage(jobs=found, next_cursor=str(last))
+
+    def _in_order(self, after: int | None = None, agent: str | None = None) -> Iterator[int]:
+        lanes = [lane for name, lane in self._desk.state.lanes.items() if agent in (None, name)]
+        return merge(*(lane.order if after is None else lane.order.after(after) for lane in lanes))
+
+    async def job_logs(self, session: Session, params: p.JobLogs) -> results.LogChunk:
+        wait = read("$", "wait", parse_duration, params.wait) / 1e6
+        async with session.turn:
+            job = await self._desk.current(params.id)
+            await self._desk.settled()
+        attempt = params.attempt if params.attempt is not None else job.attempts
+        if params.attempt is not None and params.attempt > job.attempts:
+            message = f"job {job.id} has had {job.attempts} attempts, not {params.attempt}"
+            raise NotFound(message, path="$.attempt")
+        if not attempt:
+            return results.LogChunk(data="", offset=0, next_offset=0, eof=job.final)
+        chunk = await self._read_output(job.id, attempt, params.offset, params.limit, wait)
+        return results.LogChunk(
+            data=chunk.data, offset=chunk.offset, next_offset=chunk.next_offset, dropped=chunk.dropped, eof=chunk.eof
+        )
+
+    async def job_history(self, session: Session, params: p.JobHistory) -> results.History:
+        async with session.turn:
+            number = await self._desk.find(params.id)
+            await self._desk.settled()
+        events = await self._desk.store.events(0, _HISTORY, jobs=[number])
+        rows = await self._desk.store.attempts(number)
+        return results.History(
+            events=[event_view(event) for event in events], attempts=[attempt_view(row) for row in rows], chain=[number]
+        )
+
+    async def job_why(self, session: Session, params: p.JobWhy) -> results.Why:
+        async with session.turn:
+            job = await self._desk.current(params.id)
+        state = self._desk.state
+
+        def look() -> results.Why:
+            current = state.jobs.get(job.id, job)
+            found = explain.constraints(state, current, self._desk.now())
+            runnable = current.status is Status.QUEUED and not found
+            return results.Why(runnable=runnable, constraints=[_constraint(one) for one in found])
+
+        return await self._desk.writer.read(look)
+
+    # --- the queue --------------------------------------------------------------------------------
+
+    async def queue_peek(self, session: Session, params: p.QueuePeek) -> results.Jobs:
+        self._known(params.agent)
+        state = self._desk.state
+
+        def look() -> list[Snapshot]:
+            keys = zip(self._in_order(agent=params.agent), range(params.limit), strict=False)
+            now = self._desk.now()
+            return [snapshot(state, state.jobs[job_of(key)], now) for key, _ in keys]
+
+        async with session.turn:
+            seen = await self._desk.writer.read(look)
+        return results.Jobs(jobs=await self._desk.show_all(seen, full=False))
+
+    async def queue_status(self, session: Session, params: p.QueueStatus) -> results.Status:
+        del params
+        async with session.turn:
+            return await self.status()
+
+    async def status(self) -> results.Status:
+        """The queue at a glance, as on disk."""
+        state, now = self._desk.state, self._desk.now()
+
+        def look() -> tuple[results.Counts, results.Pool, list[Snapshot], set[str]]:
+            statuses = {status.value: count for status, count in state.statuses.items() if count}
+            finals = {status: count for status, count in self._tally.finals.items() if count}
+            counts = results.Counts(
+                status={**statuses, **finals},
+                tier={Tier(tier).word: count for tier, count in state.tiers.items() if count},
+                agent={agent: count for agent, count in state.agents.items() if count},
+            )
+            running = [snapshot(state, job, now) for job in state.running.values()]
+            return counts, self.pool(), running, set(state.pauses.names)
+
+        counts, pool, running, paused = await self._desk.writer.read(look)
+        return results.Status(
+            counts=counts,
+            running=await self._desk.show_all(running, full=False),
+            pool=pool,
+            paused="*" in paused,
+            paused_agents=sorted(name[6:] for name in paused if name.startswith("agent:")),
+            paused_groups=sorted(name[6:] for name in paused if name.startswith("group:")),
+            uptime=self._desk.clock.monotonic() - self._started,
+        )
+
+    def pool(self) -> results.Pool:
+        state = self._desk.state
+        return results.Pool(
+            max_concurrent=state.max_concurrent,
+            busy=state.pool_busy(),
+            interactive_slots=state.limits.interactive_slots,
+        )
+
+    async def queue_capacity(self, session: Session, params: p.QueueCapacity) -> results.Capacity:
+        desk, state = self._desk, self._desk.state
+        self._known(params.agent)
+        name = params.agent or state.limits.default_agent or "exec"
+        async with session.turn:
+            durations = sorted(await desk.store.durations(name, None))
+        median = durations[len(durations) // 2] if durations else None
+        now = desk.now()
+
+        def look() -> results.Capacity:
+            lane = len(state.lane(name).order)
+            slots = min(state.slots[name], state.max_concurrent)
+            busy = state.agent_busy(name)
+            limit = state.limits.agents[name].max_queued
+            queued, most = (
+                (lane, limit) if limit < state.limits.max_queued else (state.queued(), state.limits.max_queued)
+            )
+            wait = explain.estimated_wait(state, name, lane, median)
+            full = queued >= most
+            free = busy < slots and state.pool_busy() < state.max_concurrent and not lane
+            return results.Capacity(
+                state="full" if full else "open" if free else "busy",
+                running=busy,
+                slots=slots,
+                queued=lane,
+                max_queued=most,
+                retry_after=None if not full else max(1.0, (median or 60_000_000) / 1e6 / max(1, slots)),
+                estimated_start=None if wait is None else to_rfc3339(now + wait),
+            )
+
+        return await desk.writer.read(look)
+
+    async def agent_list(self, session: Session, params: p.AgentList) -> results.Agents:
+        del params
+        state, tally = self._desk.state, self._tally
+
+        def look() -> list[results.AgentInfo]:
+            return [
+                results.AgentInfo(
+                    name=name,
+                    slots=state.slots[name],
+                    busy=state.agent_busy(name),
+                    queued=len(state.lanes[name].order) if name in state.lanes else 0,
+                    paused=state.pauses.agent(name),
+                    attempts=tally.attempts[name],
+                    success_rate=tally.success_rate(name),
+                )
+                for name in state.limits.agents
+            ]
+
+        async with session.turn:
+            return results.Agents(agents=await self._desk.writer.read(look))
+
+    def _known(self, agent: str | None) -> None:
+        agents = self._desk.state.limits.agents
+        if agent is not None and agent not in agents:
+            message = f"agent {agent!r} is not configured; there are: {', '.join(sorted(agents))}"
+            raise NotFound(message, path="$.agent")
+
+
+def _plain(job: Job) -> str:
+    """The reason of a job that memory has moved on from in the meantime."""
+    return "" if job.final or job.status in ALIVE else f"was {job.status} a moment ago"
+
+
+def _constraint(found: explain.Constraint) -> results.Constraint:
+    until = None if found.until is None else to_rfc3339(found.until)
+    return results.Constraint(kind=found.kind, detail=found.detail, until=until)
+
+
+def _query(params: p.JobList, parent: int | None) -> Query:
+    tiers = as_tuple(params.tier)
+    times: dict[str, Any] = {
+        name: read("$", name, from_rfc3339, value)
+        for name, value in (("since", params.since), ("until", params.until))
+        if value is not None
+    }
+    return Query(
+        status=as_tuple(params.status),
+        tier=None if tiers is None else tuple(Tier[word.upper()] for word in tiers),
+        type=as_tuple(params.type),
+        agent=as_tuple(params.agent),
+        source=as_tuple(params.source),
+        label=params.label,
+        group=params.group,
+        parent=parent,
+        time=params.time,
+        text=params.text,
+        dead=params.dead,
+        order=params.order,
+        limit=params.limit,
+        **times,
+    )
+
+
+def _cursor(text: str | None, values: int) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        cursor = tuple(map(int, text.split(",")))
+    except ValueError:
+        cursor = ()
+    if len(cursor) != values:
+        message = "cursor is not one that job.list gave for this order"
+        raise InvalidParams(message, path="$.cursor")
+    return cursor

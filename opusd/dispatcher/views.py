@@ -1,0 +1,178 @@
+"""Records of the core as the wire shows them. A Snapshot is what memory knew at one instant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET
+
+from opusd.api import types as wire
+from opusd.core import explain
+from opusd.core.job import Attempt, Event, Job, Outcome, Spec
+from opusd.core.lifecycle import Status
+from opusd.core.order import Heir, score
+from opusd.core.retry import RETRIED
+from opusd.core.times import to_rfc3339
+
+if TYPE_CHECKING:
+    from opusd.core.retry import Policy
+    from opusd.core.state import State
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A job and everything about it that is derived from the other jobs."""
+
+    job: Job
+    reason: str = ""
+    score: float | None = None
+    position: int | None = None
+    ahead: int | None = None
+    heir: Heir | None = None
+    dependents: tuple[int, ...] = ()
+
+
+def snapshot(state: State, job: Job, now: int) -> Snapshot:
+    """Call it in the same turn in which `job` was decided or read."""
+    heir = state.inheritance.of(job.id)
+    position = ahead = None
+    if job.status is Status.QUEUED and job.id in state.jobs:
+        position, ahead = state.position(job)
+    return Snapshot(
+        job=job,
+        reason=explain.reason(state, job, now) or "",
+        score=score(job, state.limits.points, now, heir) if position is not None else None,
+        position=position,
+        ahead=ahead,
+        heir=heir if heir is not None and heir.tier > job.terms.tier else None,
+        dependents=tuple(sorted(state.dependents.get(job.id, ()))),
+    )
+
+
+def view(
+    seen: Snapshot, spec: Spec, outcome: Outcome, *, full: bool = True, progress: wire.Progress | None = None
+) -> wire.Job:
+    """The wire's Job; without `full` its long fields are left out."""
+    job, terms, run = seen.job, seen.job.terms, seen.job.run
+    return wire.Job(
+        id=job.id,
+        status=job.status.value,
+        reason=seen.reason or _final_reason(job, outcome),
+        title=spec.title,
+        type=terms.type,
+        source=terms.source.value,
+        interactive=terms.interactive,
+        priority=terms.tier.word,
+        tier=terms.tier.word,  # type: ignore[arg-type]
+        boost=terms.boost,
+        score=None if seen.score is None else round(seen.score, 3),
+        position=seen.position,
+        ahead=seen.ahead,
+        agent=terms.agent,
+        route=terms.route,
+        worker=None if run is None else run.worker,
+        key=job.key,
+        group=terms.group,
+        parent=job.parent,
+        root=job.root,
+        depth=len(job.ancestors),
+        depends_on=[
+            wire.Dependency(job=edge.upstream, on=edge.on.value, if_unmet=edge.if_unmet.value, state=edge.state.value)
+            for edge in job.edges
+        ],
+        dependents=list(seen.dependents),
+        inherits=None if seen.heir is None else wire.Inherited(tier=seen.heir.tier.word, job=seen.heir.job),  # type: ignore[arg-type]
+        labels=spec.labels,
+        needs=dict(terms.needs),
+        cwd=spec.cwd,
+        worktree=spec.worktree,
+        held=job.status is Status.HELD,
+        verify=spec.verify,
+        timeout=seconds(terms.timeout),
+        expires_in=seconds(terms.expires_in),
+        max_retries=terms.retry.max_retries,
+        retry=_policy(terms.retry),
+        attempts=job.attempts,
+        retries=job.retries,
+        created_at=to_rfc3339(job.created_at),
+        queued_at=_time(job.queued_at),
+        run_at=_time(job.run_at),
+        due_at=_time(job.due_at),
+        started_at=_time(job.started_at),
+        completed_at=_time(job.completed_at),
+        expires_at=_time(job.expires_at),
+        timeout_at=None if run is None else _time(run.timeout_at),
+        progress=progress,
+        error=None if outcome.error is None else msgspec.convert(outcome.error, wire.Failure),
+        usage=None if outcome.usage is None else msgspec.convert(outcome.usage, wire.Usage),
+        session_id=outcome.session_id,
+        workdir=outcome.workdir,
+        submitted_by=terms.submitted_by,
+        version=job.version,
+        prompt=spec.prompt if full else UNSET,
+        command=spec.command if full else UNSET,
+        env=spec.env if full else UNSET,
+        payload=spec.payload if full else UNSET,
+        metadata=spec.metadata if full else UNSET,
+        result=(None if outcome.result is None else msgspec.convert(outcome.result, wire.Result)) if full else UNSET,
+    )
+
+
+def attempt_view(row: Attempt) -> wire.Attempt:
+    return wire.Attempt(
+        attempt=row.run.attempt,
+        agent=row.agent,
+        worker=row.run.worker,
+        started_at=to_rfc3339(row.run.started_at),
+        ended_at=_time(row.ended_at),
+        class_=row.failure,
+        message=row.message,
+        exit_code=row.exit_code,
+        signal=row.signal,
+        session_id=row.session_id,
+        usage=None if row.usage is None else msgspec.convert(row.usage, wire.Usage),
+        log_bytes=row.log_bytes,
+    )
+
+
+def event_view(event: Event) -> wire.Event:
+    return wire.Event(
+        cursor=event.cursor,
+        time=to_rfc3339(event.time),
+        kind=event.kind,
+        job=event.job,
+        attempt=event.attempt,
+        from_=event.before,
+        to=event.after,
+        actor=event.actor,
+        detail=event.detail,
+    )
+
+
+def seconds(duration: int | None) -> float | None:
+    return None if duration is None else duration / 1e6
+
+
+def _time(at: int | None) -> str | None:
+    return None if at is None else to_rfc3339(at)
+
+
+def _final_reason(job: Job, outcome: Outcome) -> str:
+    """A finished job's reason is how it ended."""
+    if job.status is Status.FAILED and outcome.error is not None:
+        return f"{outcome.error.get('class')}: {outcome.error.get('message')}"
+    if job.status is Status.EXPIRED:
+        return "no attempt had begun within its expires_in"
+    return ""
+
+
+def _policy(policy: Policy) -> wire.Policy:
+    classes = sorted(RETRIED) if policy.on is None else policy.on
+    return wire.Policy(
+        strategy=policy.strategy.value,
+        base=policy.base / 1e6,
+        cap=policy.cap / 1e6,
+        jitter=policy.jitter,
+        max_retries=policy.max_retries,
+        on=[failure.value for failure in classes],
+    )
