@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from opusctl.failure import FAILED, OK, Failure
-from opusctl.text import ago, plural
+from opusctl.text import ago, cut, plural
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ LOOKS = {
     "cancelled": ("-", "-", "dim"),
     "expired": ("-", "-", "dim"),
 }
+TITLE_LIMIT = 40  # columns of a title inside a sentence
 TIER_STYLES = {"critical": "alarm", "urgent": "yellow", "low": "dim"}
 
 
@@ -90,10 +91,12 @@ def job_table(screen: Screen, jobs: Sequence[Job]) -> None:
     screen.table(titles, rows, right=("ID", "#"))
 
 
-def brief(job: Job) -> str:
-    """`job 5 (Fix the login) is queued: 3 ahead`."""
-    title = f" ({job['title']})" if job.get("title") else ""
-    return f"job {job['id']}{title} {state(job)}"
+def brief(screen: Screen, job: Job) -> str:
+    """`job 5 (Fix the login) is queued: 3 ahead`; a long title is cut on a terminal."""
+    title = str(job.get("title") or "")
+    if screen.terminal:
+        title = cut(title, TITLE_LIMIT, screen.ellipsis)
+    return f"job {job['id']}{f' ({title})' if title else ''} {state(job)}"
 
 
 def state(job: Job) -> str:
@@ -145,7 +148,7 @@ def tell(screen: Screen, done: Sequence[Any]) -> None:
         elif screen.quiet:
             screen.line(str(job["id"]))
         else:
-            screen.line(brief(job))
+            screen.line(brief(screen, job))
 
 
 def last_link(session: Session, job: Job) -> Job:

@@ -100,9 +100,11 @@ UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
 def span(seconds: float) -> str:
-    """A duration in its two largest units: `41s`, `3m 5s`, `2h 10m`, `4d`; below ten seconds with a decimal."""
+    """A duration in its two largest units: `41s`, `3m 5s`, `2h 10m`, `4d`; below ten seconds finer."""
     if seconds < 0:
         return "-" + span(-seconds)
+    if 0 < seconds < 1:
+        return f"{max(1, round(seconds * 1000))}ms"
     if seconds < 10:
         return f"{seconds:.1f}".rstrip("0").rstrip(".") + "s"
     rest = int(seconds)

@@ -87,7 +87,8 @@ def test_one_attempt_can_be_asked_for(opusctl, writing):
 def test_follow_of_a_finished_job_prints_it_and_ends(opusctl, writing):
     daemon = writing(b"x\n")
     daemon.answers["events.subscribe"] = {"subscription": 1, "cursor": 1}
-    assert (opusctl("logs", "-f", "5").out, opusctl("logs", "-f", "5").code) == ("x\n", 0)
+    ran = opusctl("logs", "-f", "5")
+    assert (ran.code, ran.out, ran.err) == (0, "x\n", "job 5 completed\n")
 
 
 @pytest.mark.parametrize("words", [["logs", "-f", "5"], ["wait", "5"]])

@@ -30,7 +30,7 @@ def stdin(monkeypatch, data: bytes):
 def test_a_prompt_is_submitted_from_this_folder_and_the_id_alone_is_data(opusctl, accepting):
     ran = opusctl("submit", "-p", "Fix the login")
     assert (ran.code, ran.out) == (0, "1\n")
-    assert "submitted job 1 to claude: position 1 for claude, next in order" in ran.err
+    assert ran.err == "submitted job 1 to claude: waits for a slot\n"
     assert accepting.sent("job.submit") == [{"prompt": "Fix the login", "cwd": str(Path.cwd())}]
 
 
@@ -129,6 +129,25 @@ def test_a_list_or_a_job_a_line_is_one_batch(text, opusctl, accepting, monkeypat
     (batch,) = accepting.sent("job.submit_batch")
     assert [spec["prompt"] for spec in batch["jobs"]] == ["a", "b"]
     assert {spec["cwd"] for spec in batch["jobs"]} == {str(Path.cwd())}
+
+
+def test_the_talk_after_a_submit_tells_reason_and_place(opusctl, daemon, job):
+    daemon.answers["job.submit"] = [
+        {"job": job(7, reason="the queue is paused", position=3, ahead=5), "created": True},
+        {"job": job(8, "blocked", reason="job 2 must complete"), "created": True},
+    ]
+    told = "submitted job 7 to claude: the queue is paused; position 3 for claude, 5 jobs ahead\n"
+    assert opusctl("submit", "-p", "x").err == told
+    assert opusctl("submit", "-p", "x").err == "submitted job 8 to claude: it is blocked: job 2 must complete\n"
+
+
+def test_a_batch_whose_keys_are_known_says_so(opusctl, daemon, job, monkeypatch):
+    replies = [{"job": job(1), "created": False}, {"job": job(2), "created": True}]
+    daemon.answers["job.submit_batch"] = {"jobs": replies}
+    stdin(monkeypatch, b'[{"key": "a"}, {"key": "b"}]')
+    ran = opusctl("submit", "--file", "-")
+    assert ran.out == "1\n2\n"
+    assert "submitted 1 job; 1 of the keys were known already" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ def test_the_own_reading_of_times_agrees_with_the_library(time):
     [
         (0, "0s"),
         (2.34, "2.3s"),
+        (0.025, "25ms"),
         (41, "41s"),
         (185, "3m 5s"),
         (7800, "2h 10m"),

@@ -45,7 +45,7 @@ def test_an_escalated_job_counts_by_its_last_link(opusctl, daemon, job):
     assert ran.json["jobs"][0]["id"] == 8
 
 
-def test_all_means_every_unfinished_job(opusctl, daemon, job):
+def test_all_means_every_job_that_is_neither_finished_nor_held(opusctl, daemon, job):
     daemon.answers |= {
         "job.list": [
             {"jobs": [job(n) for n in range(1, 601)], "next_cursor": "c"},
@@ -56,7 +56,7 @@ def test_all_means_every_unfinished_job(opusctl, daemon, job):
     ran = opusctl("wait", "--all", "-q")
     assert ran.code == 0
     assert len(ran.out.split()) == 601
-    assert "completed" not in daemon.sent("job.list")[0]["status"]
+    assert not {"completed", "held"} & set(daemon.sent("job.list")[0]["status"])
     assert [len(call["ids"]) for call in daemon.sent("job.wait")] == [500, 101]
 
 

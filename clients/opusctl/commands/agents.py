@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from opusctl.screen import Part, Screen
     from opusctl.session import Session
 
+UNBOUNDED = 1_000_000  # slots: the agent has no limit of its own
+
 
 def arguments(parser: Parser) -> None:
     pass
@@ -38,11 +40,11 @@ def run(session: Session, _args: Namespace) -> int:
 
 def _row(screen: Screen, agent: dict[str, Any]) -> list[Part]:
     rate = agent.get("success_rate")
-    slots = agent.get("slots")
+    slots = agent.get("slots", 0)
     return [
         str(agent["name"]),
         str(agent.get("busy", 0)),
-        "pull" if slots == 0 else "any" if slots is None else str(slots),  # without slots, workers claim its jobs
+        "pull" if slots == 0 else "any" if slots >= UNBOUNDED else str(slots),  # without slots, workers claim its jobs
         str(agent.get("queued", 0)),
         str(agent.get("attempts", 0)),
         f"{rate * 100:.0f}%" if isinstance(rate, (int, float)) else "-",

@@ -36,7 +36,7 @@ def run(session: Session, args: Namespace) -> int:
     if reply.get("max_queued"):
         queued += f" of at most {reply['max_queued']:,}"
     words = [MEANINGS.get(state, ""), f"{reply.get('running', 0)} of {reply.get('slots', 0)} slots busy", queued]
-    if reply.get("estimated_start"):
+    if reply.get("estimated_start") and state != "open":
         start = str(reply["estimated_start"])
         words.append(f"a job given now starts {ago(start, now())}" if screen.terminal else f"starts {start}")
     if reply.get("retry_after"):

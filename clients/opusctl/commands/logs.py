@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from opusctl.failure import INTERRUPTED, OK
+from opusctl.jobs import state
 from opusctl.output import PAGE, Follower, Output, read
 from opusctl.parsing import ref
 
@@ -40,12 +41,13 @@ def run(session: Session, args: Namespace) -> int:
         return OK
     try:
         only = args.attempt is not None
-        Follower(session, output, job["id"], attempt=attempt or 1, offset=offset, only=only).run()
+        ended = Follower(session, output, job["id"], attempt=attempt or 1, offset=offset, only=only).run()
     except KeyboardInterrupt:
         output.close_line()
         session.screen.talk(f"detached; job {job['id']} goes on. Come back with: opusctl logs -f {job['id']}")
         return INTERRUPTED
     output.close_line()
+    session.screen.talk(f"job {ended['id']} {state(ended)}")
     return OK
 
 

@@ -239,7 +239,8 @@ def attempt_line(row: dict[str, Any], at: float) -> list[Part]:
     if ended:
         outcome, style = (str(row["class"]), "red") if row.get("class") else ("ok", "green")
     details = [str(row["message"])] if row.get("message") else []
-    details += [f"exit {row['exit_code']}"] if row.get("exit_code") not in (None, 0) else []
+    code = row.get("exit_code")
+    details += [f"exit {code}"] if code and str(code) not in str(row.get("message")) else []
     details += [f"signal {row['signal']}"] if row.get("signal") else []
     who = row.get("worker") or row.get("agent") or "-"
     detail = f"  {', '.join(details)}" if details else ""
@@ -266,7 +267,7 @@ def _policy(job: Job) -> str | None:
         return None
     most = job.get("max_retries", policy.get("max_retries"))
     if not most or policy.get("strategy") == "none":
-        return "none"
+        return None
     words = str(policy.get("strategy"))
     if policy.get("base") and words != "immediate":
         words += f" from {span(policy['base'])} to {span(policy.get('cap') or policy['base'])}"

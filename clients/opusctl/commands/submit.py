@@ -119,6 +119,7 @@ def _submit_many(session: Session, specs: list[Spec]) -> list[Job]:
     if len(parts) > 1:
         screen.talk(f"{plural(len(specs), 'job')} go in {len(parts)} batches, each of them whole or not at all")
     jobs: list[Job] = []
+    known = 0
     for part in parts:
         try:
             reply = session.call("job.submit_batch", {"jobs": part}, patience=120.0)
@@ -135,7 +136,9 @@ def _submit_many(session: Session, specs: list[Spec]) -> list[Job]:
             if not screen.as_json:
                 screen.line(str(one["job"]["id"]))
             jobs.append(one["job"])
-    screen.talk(f"submitted {plural(len(jobs), 'job')}")
+            known += not one["created"]
+    there = f"; {known:,} of the keys were known already, nothing was changed for them" if known else ""
+    screen.talk(f"submitted {plural(len(jobs) - known, 'job')}{there}")
     return jobs
 
 
@@ -152,8 +155,10 @@ def _talk(session: Session, reply: dict[str, Any]) -> None:
     if not reply["created"]:
         session.screen.talk(f"job {job['id']} has this key already; nothing was changed. It {state(job)}")
         return
-    place = queue_state(job)
-    session.screen.talk(f"submitted job {job['id']} to {job.get('agent')}: {place or state(job)}")
+    place = queue_state(job) if job.get("ahead") or not job.get("reason") else ""
+    reason = job.get("reason") if job["status"] == "queued" else f"it {state(job)}"
+    words = "; ".join(word for word in (reason, place) if word)
+    session.screen.talk(f"submitted job {job['id']} to {job.get('agent')}: {words}")
 
 
 def _follow(session: Session, job: Job) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def arguments(parser: Parser) -> None:
     parser.add_argument("ids", type=ref, nargs="*", metavar="ID", help="ids or keys")
     parser.add_argument("--group", metavar="NAME", help="all jobs of a group")
-    parser.add_argument("--all", action="store_true", help="all jobs that are not finished now")
+    parser.add_argument("--all", action="store_true", help="all jobs that are neither finished nor held now")
     parser.add_argument("--any", action="store_true", help="until one of them has ended")
     parser.add_argument("--until", choices=("final", "started"), help="what to wait for (default: final)")
     parser.add_argument("--timeout", type=duration, metavar="DURATION", help="give up after this long: exit 124")
@@ -36,10 +36,12 @@ def run(session: Session, args: Namespace) -> int:
 
 
 def _unfinished(session: Session) -> list[int]:
+    """Held jobs wait for a person: who waits for all the work does not mean them, and would wait for ever."""
+    statuses = [status for status in (*ACTIVE, *WAITING) if status != "held"]
     ids: list[int] = []
     cursor = None
     while True:
-        asked = {"status": [*ACTIVE, *WAITING], "limit": 1000, "order": "id", "cursor": cursor}
+        asked = {"status": statuses, "limit": 1000, "order": "id", "cursor": cursor}
         page = session.call("job.list", asked)
         ids += [job["id"] for job in page["jobs"]]
         cursor = page.get("next_cursor")

@@ -40,7 +40,7 @@ def run(session: Session, args: Namespace) -> int:
 
 def draw(screen: Screen, job: Job, reasons: dict[str, Any]) -> None:
     """The job as the root of a small tree, a branch for each constraint."""
-    screen.line(brief(job))
+    screen.line(brief(screen, job))
     constraints = reasons.get("constraints") or []
     branch, last = ("├─ ", "└─ ") if screen.unicode else ("|- ", "`- ")
     kinds = max((len(str(one["kind"])) for one in constraints), default=0)
