@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ _CONFIG_ERROR = 78
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit status: 0; 1 for a fault; 2 usage; 74, 75, 78 as sysexits.h has them."""
     arguments = _parser().parse_args(argv)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:  # each connection and each attempt takes descriptors; agents get the usual limit back
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     faulthandler.enable()  # the watchdog's SIGABRT shows where the loop hung
     os.umask(0o077)
     supervisor = Supervisor.take()
@@ -55,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{path}: ok, no job waits longer than {config.longest_wait_hours():.1f} h for others")
         return 0
     settings = Settings(state_dir=state_dir, socket=_socket(arguments.socket, config), load=read)
-    return _run(settings, config, supervisor)
+    return _run(settings, config, supervisor, verbose=(arguments.log_level or config.log.level) == "debug")
 
 
-def _run(settings: Settings, config: Config, supervisor: Supervisor) -> int:
+def _run(settings: Settings, config: Config, supervisor: Supervisor, *, verbose: bool) -> int:
     try:
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         settings.state_dir.chmod(0o700)
@@ -68,7 +72,7 @@ def _run(settings: Settings, config: Config, supervisor: Supervisor) -> int:
     except OSError as error:
         return _refuse(f"{settings.state_dir} can't be used: {error.strerror}", _CONFIG_ERROR)
     try:
-        uvloop.run(_daemon(settings, config, supervisor))
+        uvloop.run(_daemon(settings, config, supervisor, verbose=verbose))
     except (StoreError, PlaceRefused) as error:
         return _refuse(error.message, _CONFIG_ERROR)
     except OutcomeUnknown as error:
@@ -82,13 +86,13 @@ def _run(settings: Settings, config: Config, supervisor: Supervisor) -> int:
     return 0
 
 
-async def _daemon(settings: Settings, config: Config, supervisor: Supervisor) -> None:
+async def _daemon(settings: Settings, config: Config, supervisor: Supervisor, *, verbose: bool) -> None:
     logger = structlog.get_logger()
 
     def say(event: str, *, level: str = "info", **fields: Any) -> None:
         getattr(logger, level)(event, **fields)
 
-    await Daemon(settings, config, log=say, supervisor=supervisor).run()
+    await Daemon(settings, config, log=say, supervisor=supervisor, verbose=verbose).run()
 
 
 def _socket(given: str | None, config: Config) -> Path:

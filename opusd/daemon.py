@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from opusd.store.base import Snapshot, Store
 
 _CLOSE_SECONDS: Final = 5.0
+_POOL_NET: Final = 20_000
+"""Above what pool.resize allows: only a scheduler that can't count ever meets it."""
+_QUIET_KINDS: Final = frozenset({"job.submitted", "job.queued", "job.blocked", "job.scheduled", "job.updated"})
+"""Too many to be told of at level info: `opusctl history` and the audit trail have them."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +57,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Daemon:
-    """One daemon: `run` until `stop`. `log(event, **fields)` writes a record; its `level` is info unless it says."""
+    """One daemon: `run` until `stop`. `log(event, level="info", **fields)` writes a record.
+
+    `verbose` tells that records of level debug are written at all.
+    """
 
     def __init__(
         self,
@@ -63,7 +70,9 @@ class Daemon:
         log: Callable[..., None],
         clock: Clock | None = None,
         supervisor: Supervisor | None = None,
+        verbose: bool = False,
     ) -> None:
+        self._verbose = verbose
         self._settings = settings
         self._config = config
         self._log = log
@@ -83,7 +92,7 @@ class Daemon:
     async def run(self) -> None:
         """Until `stop` or SIGTERM. StoreError and OutcomeUnknown come out of here; everything is closed behind them."""
         async with AsyncExitStack() as stack:
-            pool = AgentPool(runs=self._runs, report=self._report)
+            pool = AgentPool(runs=self._runs, report=self._report, limit=_POOL_NET)
             stack.push_async_callback(pool.close)
             await pool.open()
             await self._store.open()
@@ -196,7 +205,8 @@ class Daemon:
         self._feed.released(changes, events)
         self._waits.released(changes)
         for event in events:
-            self._log(event.kind, **_about_event(event))
+            if event.kind not in _QUIET_KINDS or self._verbose:
+                self._log(event.kind, level="debug" if event.kind in _QUIET_KINDS else "info", **_about_event(event))
 
     def _report(self, report: Any) -> None:
         self._engine.report(report)

@@ -93,17 +93,22 @@ def submit(
     numbers = {index: decision.next_id() for index in range(len(submissions)) if index not in known}
     names = {key: number if number > 0 else numbers[-number - 1] for key, number in names.items()}
     results: list[tuple[Job | int, bool]] = []
-    pending = _Batch(names=names, facts=facts)
+    pending = _Batch(names=names, facts=replace(facts, finals=dict(facts.finals)))
     for index, submission in enumerate(submissions):
         try:
             if index in known:
                 results.append((known[index], False))
             else:
+                done = len(decision.changes)
                 results.append((_admit(decision, numbers[index], submission, pending, caller), True))
+                for change in decision.changes[done:]:
+                    if change.after.final:  # cancelled at once: what comes after it in the batch is judged by that
+                        pending.facts.finals[change.after.id] = (change.after.status, change.after.ancestors)
         except (InvalidParams, DependencyError, QueueFull, QuotaExceeded, Conflict, NotFound) as error:
             error.data.setdefault("index", index)
             raise
-    return [(state.jobs.get(job.id, job) if isinstance(job, Job) else job, created) for job, created in results]
+    last = {change.after.id: change.after for change in decision.changes}
+    return [(job if isinstance(job, int) else last[job.id], created) for job, created in results]
 
 
 class _Batch(msgspec.Struct):

@@ -139,6 +139,7 @@ def retry(decision: Decision, job: Job, *, fresh: bool, facts: Facts | None = No
 
 def _judged_anew(state: State, job: Job, facts: Facts) -> tuple[Edge, ...]:
     """While a job is finished nobody judges its edges: its upstreams may have ended, or gone again, since then."""
+
     def anew(edge: Edge) -> Edge:
         if edge.state is EdgeState.SATISFIED:
             return edge

@@ -90,17 +90,19 @@ def _edges(state: State, job: Job) -> list[Constraint]:
 
 
 def _queued(state: State, job: Job, now: int) -> list[Constraint]:
-    found = [*_paused(state, job), *_agent(state, job), *_resources(state, job, now), *_pool(state, job)]
+    found = [*_paused(state, job, now), *_agent(state, job), *_resources(state, job, now), *_pool(state, job)]
     ahead = state.position(job)[1]
     if ahead and found:
         found.append(Constraint("order", f"{ahead} {'jobs go' if ahead > 1 else 'job goes'} before it"))
     return found
 
 
-def _paused(state: State, job: Job) -> list[Constraint]:
+def _paused(state: State, job: Job, now: int) -> list[Constraint]:
     found = []
     if state.draining:
         found.append(Constraint("draining", "the daemon is shutting down: nothing new starts"))
+    if state.breather is not None and now < state.breather:
+        found.append(Constraint("machine", "the machine has no room for another process", state.breather))
     if state.pauses.everything():
         found.append(Constraint("paused", "the queue is paused"))
     if state.pauses.agent(job.terms.agent):

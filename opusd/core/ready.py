@@ -209,17 +209,13 @@ class Lane:
             if head is not None:
                 self._offer(signature, self._classes[signature], head)
 
-    def wake_all(self) -> None:
-        for name in list(self._lacking):
-            self.wake(name)
-
-    def blocked_heads(self) -> Iterator[int]:
-        """The first of each class that waits for something."""
-        for signatures in self._lacking.values():
-            for signature in signatures:
-                head = self._head(signature)
-                if head is not None:
-                    yield head
+    def first(self, paused: Callable[[str | None], bool]) -> int | None:
+        """The first in order whose group is not paused, whatever it lacks."""
+        key = self.order.first()
+        if key is None or not paused(self._signatures.get(key, PLAIN).group):
+            return key
+        heads = [self._head(signature) for signature in self._classes if not paused(signature.group)]
+        return min((head for head in heads if head is not None), default=None)
 
     def _offer(self, signature: Signature, group: _Class, head: int) -> None:
         group.offered = head

@@ -52,7 +52,10 @@ def tick(decision: Decision, mint: Callable[[], tuple[str, bytes]]) -> Plan:
         attempt_id, token_hash = mint()
         plan.start.append(attempts.start(decision, job, attempt_id=attempt_id, token_hash=token_hash, over=over))
     due = state.next_due()
-    plan.wake_at = None if due is None else due[0]
+    moments = [due[0]] if due is not None else []
+    if state.breather is not None and decision.now < state.breather:
+        moments.append(state.breather)
+    plan.wake_at = min(moments, default=None)
     return plan
 
 
@@ -77,7 +80,10 @@ def _due(decision: Decision, job: Job, plan: Plan) -> None:
 
 def choose(state: State, now: int) -> tuple[Job, bool] | None:
     """The best job that may start, and whether it sits in an interactive slot above the pool."""
+    reserved = reserve(state, now)
     if state.draining or state.pauses.everything() or not state.statuses[Status.QUEUED]:
+        return None
+    if state.breather is not None and now < state.breather:
         return None
     busy: Counter[str] = Counter()
     over = pool = 0
@@ -91,7 +97,6 @@ def choose(state: State, now: int) -> tuple[Job, bool] | None:
     over_free = over < state.limits.interactive_slots
     if not free and not over_free:
         return None
-    reserved = reserve(state, now)
 
     def lacks(signature: Signature, key: int) -> str | None:
         return lacking(state, signature, None if key == reserved else reserved, key)
@@ -136,36 +141,35 @@ def reservation(state: State, now: int) -> int | None:
     if state.first is None or now - state.first[1] < state.limits.reserve_after:
         return None
     job = state.jobs.get(state.first[0])
-    return state.rank_key(job) if job is not None and job.status is Status.QUEUED else None
+    return state.rank_key(job) if job is not None and _stands_in_line(state, job) else None
 
 
 def reserve(state: State, now: int) -> int | None:
-    """`reservation`, after taking note of who is first in order now."""
-    first = _first(state)
-    known = state.first
-    if known is not None:
-        job = state.jobs.get(known[0])
-        queued = job is not None and job.status is Status.QUEUED
-        ripe = queued and now - known[1] >= state.limits.reserve_after
-        if job is not None and queued and (first == job.id or ripe):
-            return state.rank_key(job) if ripe else None
-        if ripe or job is None or not queued:
-            state.wake_all_needs()
-    state.first = None if first is None else (first, now)
-    return None
+    """`reservation`, after taking note of who is first in order now.
+
+    Whoever reserves does so until it starts or may no longer: others may come before it meanwhile.
+    """
+    holder = None if state.reserved is None else state.jobs.get(job_of(state.reserved[0]))
+    if holder is None or not _stands_in_line(state, holder):
+        first = _first(state)
+        if first is None or state.first is None or state.first[0] != first:
+            state.first = None if first is None else (first, now)
+    key = reservation(state, now)
+    reserved = None if key is None else (key, state.jobs[job_of(key)].terms.needs)
+    if state.reserved is not None and state.reserved != reserved:
+        for name, _ in state.reserved[1]:
+            state.wake(f"need:{name}")
+    state.reserved = reserved
+    return key
+
+
+def _stands_in_line(state: State, job: Job) -> bool:
+    terms = job.terms
+    return job.status is Status.QUEUED and is_open(state, terms.agent) and not state.pauses.group(terms.group)
 
 
 def _first(state: State) -> int | None:
-    """The first job in order that waits for something only a running job holds; None when nobody lacks anything."""
-    lanes = [lane for name, lane in state.lanes.items() if is_open(state, name)]
-    blocked = [
-        key
-        for lane in lanes
-        for key in lane.blocked_heads()
-        if not state.pauses.group(state.jobs[job_of(key)].terms.group)
-    ]
-    if not blocked:
-        return None
-    first = min(blocked)
-    ahead = [key for lane in lanes if (key := lane.order.first()) is not None]
-    return job_of(first) if first <= min(ahead) else None
+    """The first job in order of those that nobody has paused."""
+    keys = [lane.first(state.pauses.group) for name, lane in state.lanes.items() if is_open(state, name)]
+    found = [key for key in keys if key is not None]
+    return job_of(min(found)) if found else None

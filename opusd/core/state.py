@@ -47,6 +47,7 @@ class State:
         self.slots = {name: agent.slots for name, agent in limits.agents.items()}
         self.pauses = Pauses()
         self.draining = False
+        self.breather: int | None = None  # the machine refused to start a process: nothing is launched before this
         self.jobs: dict[int, Job] = {}
         self.keys: dict[str, int] = {}
         self.lanes: dict[str, Lane] = {}
@@ -64,6 +65,7 @@ class State:
         self.last_job = 0
         self.last_event = 0
         self.first: tuple[int, int] | None = None  # (job first in order, since when): see scheduler.reservation
+        self.reserved: tuple[int, tuple[tuple[str, int], ...]] | None = None  # (key, needs) of the one that reserves
         self.inheritance = Inheritance(self._move)
         self._timers: list[tuple[int, int]] = []
 
@@ -281,11 +283,6 @@ class State:
     def wake(self, name: str) -> None:
         for lane in self.lanes.values():
             lane.wake(name)
-
-    def wake_all_needs(self) -> None:
-        """A reservation ended: whoever lacked what it kept is looked at again."""
-        for lane in self.lanes.values():
-            lane.wake_all()
 
     def _index(self, job: Job, *, add: bool) -> None:
         if job.key is not None:

@@ -7,6 +7,7 @@ are acts after the commit of what they follow from. Must not know the wire.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import secrets
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from opusd.store.base import Store
 
 _LONGEST_SLEEP: Final = 30.0
-_SUMMARY_BYTES: Final = 2048
+_BREATHER: Final = 1_000_000
+_NO_ROOM: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
+"""A spawn that failed for these says nothing of the job: it is put back, and tried again a second later."""
 
 
 class Pool(Protocol):
@@ -211,6 +214,9 @@ class Engine:
                 self.spawn(self._end(report.job, report.attempt, end))
             case Ended():
                 end = ended(report, first=key not in self._stopped)
+                if end.never_ran:
+                    self.state.breather = self.clock.now() + _BREATHER
+                    self._log("machine.full", level="warning", job=report.job, message=report.exit.message)
                 self._stopped.discard(key)
                 self.spawn(self._end(report.job, report.attempt, end))
 
@@ -273,6 +279,7 @@ def ended(report: Ended, *, first: bool) -> End:
         result={"summary": summary, "data": data},
         log_bytes=report.log_bytes,
         first=first,
+        never_ran=report.exit.kind == "spawn" and report.exit.errno in _NO_ROOM,
         chance=random(),
         detail=detail,
     )

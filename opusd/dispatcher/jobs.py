@@ -14,11 +14,12 @@ from opusd.core import commands
 from opusd.core.access import require_descendant, require_person
 from opusd.core.admission import Facts, MissingFact, Submission, submit
 from opusd.core.errors import Conflict, Forbidden, InternalError, InvalidParams, OpusError
+from opusd.core.job import Job, Outcome, Spec
 from opusd.core.lifecycle import FINAL, Status
 from opusd.core.times import parse_duration
 from opusd.dispatcher.desk import Desk, Ref, Session, one_of
 from opusd.dispatcher.intake import Intake, read
-from opusd.dispatcher.views import Snapshot, snapshot
+from opusd.dispatcher.views import Snapshot, snapshot, view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     from opusd.api import types as wire
     from opusd.core.access import Caller
     from opusd.core.decision import Decision
-    from opusd.core.job import Job
 
 _REREADS: Final = 20
-Admitted = tuple[Snapshot | int, bool]
+Admitted = tuple[Snapshot | int, Spec | None]
+"""A new job and its Spec, which is not on disk yet; or the id of the key's job."""
 
 
 class JobVerbs:
@@ -101,7 +102,8 @@ class JobVerbs:
         state = self._desk.state
         admitted = submit(decision, submissions, facts, caller)
         return [
-            (job if isinstance(job, int) else snapshot(state, job, decision.now), created) for job, created in admitted
+            (snapshot(state, job, decision.now), submission.spec) if isinstance(job, Job) else (job, None)
+            for (job, _), submission in zip(admitted, submissions, strict=True)
         ]
 
     async def _learn(self, caller: Caller, submissions: list[Submission], facts: Facts, known: set[Ref]) -> None:
@@ -161,13 +163,15 @@ class JobVerbs:
         return replace(submission, spec=replace(submission.spec, cwd=cwd))
 
     async def _shown(self, admitted: list[Admitted]) -> list[results.Submitted]:
-        desk = self._desk
-        seen = [one if isinstance(one, Snapshot) else await desk.look(one) for one, _ in admitted]
-        shown = {job.id: job for job in await desk.show_all(seen)}
-        return [
-            results.Submitted(job=shown[one.job.id], created=created)
-            for one, (_, created) in zip(seen, admitted, strict=True)
-        ]
+        """What is new is shown as it was decided: no read of the registry on the way of a submission."""
+        shown = []
+        for one, spec in admitted:
+            if isinstance(one, Snapshot) and spec is not None:
+                shown.append(results.Submitted(job=view(one, spec, Outcome()), created=True))
+            elif isinstance(one, int):
+                job = await self._desk.show(await self._desk.look(one))
+                shown.append(results.Submitted(job=job, created=False))
+        return shown
 
     # --- steering ---------------------------------------------------------------------------------
 
