@@ -5,7 +5,7 @@ from __future__ import annotations
 from opusctl.failure import FAILED, OK, Refused
 from opusctl.jobs import FINAL, each, now, queue_state, status_part
 from opusctl.parsing import ref
-from opusctl.text import ago, epoch, escaped, plural, scalar, span
+from opusctl.text import ago, cut, epoch, escaped, plural, scalar, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,8 +96,10 @@ class Page:
 
     def _head(self) -> None:
         job = self.job
-        title: Part = (str(job.get("title") or ""), "bold")
-        self.screen.line((f"job {job['id']}", "bold"), "  ", status_part(self.screen, job), "  ", title)
+        title = str(job.get("title") or "")
+        if self.screen.terminal:
+            title = cut(escaped(title), max(20, self.screen.columns - 30), self.screen.ellipsis)
+        self.screen.line((f"job {job['id']}", "bold"), "  ", status_part(self.screen, job), "  ", (title, "bold"))
 
     def _what(self) -> None:
         job = self.job
