@@ -1,0 +1,120 @@
+"""The rules of the queue again, from their definitions and without any index: slow, plain, and not opusd's code."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from opusd.core.job import EdgeState, Tier
+from opusd.core.lifecycle import ALIVE, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from opusd.core.job import Job
+    from opusd.core.state import State
+
+CONTRACT = {
+    "held": {"queued", "blocked", "scheduled", "cancelled"},
+    "blocked": {"queued", "scheduled", "held", "cancelled"},
+    "scheduled": {"queued", "blocked", "held", "cancelled"},
+    "queued": {"running", "blocked", "scheduled", "held", "cancelled", "expired"},
+    "running": {"completed", "failed", "retrying", "needs_input", "queued", "cancelling"},
+    "cancelling": {"cancelled", "held", "completed"},
+    "needs_input": {"queued", "cancelled", "expired"},
+    "retrying": {"queued", "held", "cancelled"},
+    "completed": set(),
+    "failed": {"queued", "blocked", "scheduled"},
+    "cancelled": {"queued", "blocked", "scheduled"},
+    "expired": {"queued", "blocked", "scheduled"},
+}
+"""The table of section 3, word for word."""
+
+
+def waiters(jobs: dict[int, Job]) -> dict[int, set[int]]:
+    """For each job the blocked jobs that wait for it, over any number of steps."""
+    direct: dict[int, set[int]] = {}
+    for job in jobs.values():
+        if job.status is Status.BLOCKED:
+            for edge in job.edges:
+                if edge.state is EdgeState.PENDING:
+                    direct.setdefault(edge.upstream, set()).add(job.id)
+    found: dict[int, set[int]] = {}
+    for number in direct:
+        todo, seen = [number], set()
+        while todo:
+            for waiter in direct.get(todo.pop(), ()):
+                if waiter not in seen:
+                    seen.add(waiter)
+                    todo.append(waiter)
+        found[number] = seen
+    return found
+
+
+def standing(job: Job, waiting: Iterable[Job], state: State, now: int) -> tuple[Fraction, Fraction, int, int]:
+    """Sorts as section 4 says: critical first come first served; then by score, older queued_at, id."""
+    assert job.queued_at is not None
+    points = state.limits.points
+    waiting = list(waiting)
+    tier = max([job.terms.tier, *(waiter.terms.tier for waiter in waiting)])
+    if tier is Tier.CRITICAL:
+        since = job.queued_at
+        if job.terms.tier is not Tier.CRITICAL:
+            since = min(
+                waiter.queued_at if waiter.queued_at is not None else waiter.created_at
+                for waiter in waiting
+                if waiter.terms.tier is Tier.CRITICAL
+            )
+        return Fraction(-1), Fraction(since), 0, job.id
+    base = {Tier.LOW: points.low, Tier.NORMAL: points.normal, Tier.URGENT: points.urgent}[tier]
+    score = base + job.terms.boost + Fraction(points.rate * (now - job.queued_at), 3_600_000_000)
+    return Fraction(0), -score, job.queued_at, job.id
+
+
+def in_order(state: State, jobs: dict[int, Job], now: int) -> list[int]:
+    """Every queued job, the best first."""
+    waiting = waiters(jobs)
+    queued = [job for job in jobs.values() if job.status is Status.QUEUED]
+    return [
+        job.id
+        for job in sorted(queued, key=lambda job: standing(job, [jobs[w] for w in waiting.get(job.id, ())], state, now))
+    ]
+
+
+def next_start(state: State, jobs: dict[int, Job], now: int, reserved: int | None) -> tuple[int, bool] | None:
+    """The job that starts next and whether above the pool, looking at every queued job in order."""
+    running = [job for job in jobs.values() if job.status in ALIVE]
+    plain = [job for job in running if job.run and not job.run.over and job.id not in state.lent]
+    over = [job for job in running if job.run and job.run.over and job.id not in state.lent]
+    if state.draining or "*" in state.pauses.names:
+        return None
+    order = in_order(state, jobs, now)
+    for place, number in enumerate(order):
+        job = jobs[number]
+        agent, group = job.terms.agent, job.terms.group
+        if not state.slots.get(agent) or {f"agent:{agent}", f"group:{group}"} & state.pauses.names:
+            continue
+        most = state.limits.groups.get(group) if group is not None else None
+        if most is not None and sum(1 for other in running if other.terms.group == group) >= most:
+            continue
+        kept = dict(jobs[reserved].terms.needs) if reserved in order[:place] and reserved is not None else {}
+        if any(
+            amount
+            > state.limits.capacities.get(name, 1)
+            - kept.get(name, 0)
+            - sum(dict(other.terms.needs).get(name, 0) for other in running)
+            for name, amount in job.terms.needs
+        ):
+            continue
+        if len(plain) < state.max_concurrent and sum(1 for o in plain if o.terms.agent == agent) < state.slots[agent]:
+            return number, False
+        if job.terms.interactive and len(over) < state.limits.interactive_slots:
+            return number, True
+    return None
+
+
+def stands_in_line(state: State, job: Job | None) -> bool:
+    """Whether nothing that a person did keeps this queued job from running."""
+    if job is None or job.status is not Status.QUEUED or not state.slots.get(job.terms.agent):
+        return False
+    return not {f"agent:{job.terms.agent}", f"group:{job.terms.group}"} & state.pauses.names
