@@ -90,6 +90,12 @@ class Bench:
         """The attempt's folder."""
         return self.runs / str(job) / str(attempt)
 
+    async def there(self, path: Path, seconds: float = 20.0) -> None:
+        """Wait for a file to appear."""
+        async with asyncio.timeout(seconds):
+            while not path.exists():
+                await asyncio.wait((asyncio.get_running_loop().create_future(),), timeout=0.005)
+
     def clean_up(self) -> None:
         """Kill whatever is left of all launches."""
         for launch in self.launches:

@@ -70,6 +70,7 @@ async def test_what_an_agent_leaves_behind_is_swept_before_its_attempt_ends(benc
 async def test_the_exit_code_is_on_record_while_the_sweep_goes_on(bench: Bench) -> None:
     bench.python(STUBBORN + "sys.exit(9)", grace_s=60)
     await bench.output("x" * 40)
+    await bench.there(bench.place() / "exit")
     assert bench.of(Ended) == []
     assert bench.pool.running() == [(1, 1)]
     bench.pool.stop(1, 1, 0)
