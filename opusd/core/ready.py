@@ -167,7 +167,7 @@ class Lane:
             group = self._classes[signature] = _Class()
         heappush(group.heap, key)
         group.live += 1
-        if group.heap[0] == key:
+        if key < group.offered if group.offered is not None else self._head(signature) == key:
             self._offer(signature, group, key)
 
     def load(self, entries: dict[Signature, list[int]]) -> None:
@@ -190,7 +190,7 @@ class Lane:
         if not group.live:
             del self._classes[signature]
         elif len(group.heap) > 2 * group.live + 64:
-            group.heap = [entry for entry in group.heap if self._lives(entry, signature)]
+            group.heap = [entry for entry in set(group.heap) if self._lives(entry, signature)]
             heapify(group.heap)
 
     def best(self, lacks: Callable[[Signature, int], str | None], *, interactive_only: bool = False) -> int | None:
@@ -219,7 +219,15 @@ class Lane:
 
     def _offer(self, signature: Signature, group: _Class, head: int) -> None:
         group.offered = head
-        heappush(self._heads[signature.interactive], (head, signature))
+        heads = self._heads[signature.interactive]
+        heappush(heads, (head, signature))
+        if len(heads) > 2 * len(self._classes) + 64:
+            heads[:] = [
+                (other.offered, sign)
+                for sign, other in self._classes.items()
+                if other.offered is not None and sign.interactive == signature.interactive
+            ]
+            heapify(heads)
 
     def _first(self, heads: list[_Head], lacks: Callable[[Signature, int], str | None]) -> int | None:
         while heads:
