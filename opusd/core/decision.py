@@ -31,11 +31,13 @@ class Decision:
         self.pruned: list[tuple[int, bool]] = []
         self.effects: list[Callable[[], None]] = []  # what the caller does once all this is on disk
         self._undo: list[Callable[[], None]] = []
+        self._ids = (state.last_job, state.last_event)
 
     def undo(self) -> None:
-        """Put memory back as it was before this decision; ids that were given out stay used."""
+        """Put memory back as it was before this decision. Decisions are undone newest first, so ids go back too."""
         while self._undo:
             self._undo.pop()()
+        self.state.last_job, self.state.last_event = self._ids
 
     def put(  # noqa: PLR0913 - one name for each thing that a change may carry
         self,

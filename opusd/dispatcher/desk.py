@@ -81,7 +81,7 @@ class Desk:
             numbers = [ref] if 0 < ref < 1 << 40 else []
         records = await self.store.records(numbers) if numbers else []
         if not records:
-            what = f"job {ref}" if isinstance(ref, int) else f"a job with the key {ref!r}"
+            what = f"job {ref}" if isinstance(ref, int) else f"job with the key {ref!r}"
             message = f"there is no {what}"
             raise NotFound(message, path=path)
         return records[0]

@@ -240,7 +240,7 @@ class ReadVerbs:
             return [
                 results.AgentInfo(
                     name=name,
-                    slots=state.slots[name],
+                    slots=min(state.slots[name], state.max_concurrent),
                     busy=state.agent_busy(name),
                     queued=len(state.lanes[name].order) if name in state.lanes else 0,
                     paused=state.pauses.agent(name),
