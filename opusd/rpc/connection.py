@@ -95,6 +95,8 @@ class Connection(asyncio.Protocol):
         self._ended: asyncio.Future[None]
         self._idle = asyncio.Event()
         self._idle.set()
+        self._taking = asyncio.Event()  # the client takes what is sent
+        self._taking.set()
 
     # ---------------------------------------------------------------------- what the transport says
 
@@ -133,6 +135,7 @@ class Connection(asyncio.Protocol):
         """Asked for at 64 KiB; nothing is done before `bounds.unsent`, which `_write` sees."""
 
     def resume_writing(self) -> None:
+        self._taking.set()
         self._outlet.wake()
         self._pump()
 
@@ -147,6 +150,7 @@ class Connection(asyncio.Protocol):
         for sink in list(self._session.sinks.values()):
             sink.close()
         self._outlet.wake()
+        self._taking.set()
         for call in list(self._running):
             if call.binding.method.waits or call.binding.method.kind != "write":
                 assert call.task is not None
@@ -245,6 +249,10 @@ class Connection(asyncio.Protocol):
         method = call.binding.method
         sink: EventSink | None = None
         try:
+            # Calls of one packet are read together, but what the first sends may be too much already.
+            # Waiting here keeps their order: whoever came first is woken first and waits again first.
+            while not self._taking.is_set():
+                await self._taking.wait()
             params = decode_params(call.params, method.params)
             if call.binding.pushes:
                 sink = self._new_sink()
@@ -321,6 +329,7 @@ class Connection(asyncio.Protocol):
         self._outlet.note(len(data))
         unsent = self._transport.get_write_buffer_size()
         if unsent > self._bounds.unsent:
+            self._taking.clear()
             self._set_reading(False)
         if unsent and self._stall is None:
             self._taken = (self._written - unsent, self._loop.time())

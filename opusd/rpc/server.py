@@ -15,7 +15,7 @@ from typing import Any
 
 from opusd import __version__
 from opusd.core.access import Caller
-from opusd.core.errors import OpusError, QuotaExceeded
+from opusd.core.errors import QuotaExceeded
 from opusd.rpc.bindings import Commands, bind
 from opusd.rpc.connection import Bounds, Connection, OnError
 from opusd.rpc.place import Place, inherit, make
@@ -86,23 +86,23 @@ class RpcServer:
             await asyncio.gather(*(connection.ended() for connection in left))
 
     def _connection(self) -> Connection:
-        connection = Connection(
+        return Connection(
             self.bindings,
-            identify=self._identify if len(self._connections) < self._max_connections else self._turn_away,
+            identify=self._admit,
             lower=self._lower,
             on_error=self._on_error,
+            on_begin=self._connections.add,
             on_end=self._connections.discard,
             subscriptions=self._subscriptions,
             bounds=self._bounds,
         )
-        self._connections.add(connection)
-        return connection
 
-    def _turn_away(self, peer: socket.socket) -> Caller:
-        error: OpusError = QuotaExceeded(
-            f"{self._max_connections} connections are open already",
-            quota="connections",
-            limit=self._max_connections,
-            retry_after=1.0,
-        )
-        raise error
+    def _admit(self, peer: socket.socket) -> Caller:
+        if len(self._connections) > self._max_connections:
+            raise QuotaExceeded(
+                f"{self._max_connections} connections are open already",
+                quota="connections",
+                limit=self._max_connections,
+                retry_after=1.0,
+            )
+        return self._identify(peer)

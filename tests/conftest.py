@@ -1,0 +1,16 @@
+"""Loops: a test runs on asyncio's own, unless its module or itself asks for others.
+
+    pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
+"""
+
+import asyncio
+
+import uvloop
+
+LOOPS = {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+
+
+def pytest_asyncio_loop_factories(config, item):
+    marker = item.get_closest_marker("asyncio")
+    asked = marker is not None and "loop_factories" in marker.kwargs
+    return LOOPS if asked else {"asyncio": asyncio.SelectorEventLoop}
