@@ -127,6 +127,11 @@ async def test_an_agent_that_never_reads_a_large_stdin_ends_all_the_same(bench: 
     assert (await bench.ended()).exit.code == 0
 
 
+async def test_nobody_can_change_what_the_agent_is_to_read(bench: Bench) -> None:
+    bench.start("sh", "-c", "echo other > /proc/self/fd/0 || true; cat", stdin=b"prompt")
+    assert (await bench.ended()).output_tail.endswith("prompt")
+
+
 async def test_without_stdin_the_agent_reads_nothing(bench: Bench) -> None:
     bench.start("sh", "-c", "wc -c")
     assert int((await bench.ended()).output_tail) == 0
@@ -157,6 +162,8 @@ async def test_launcher_shim_and_agent_hold_nothing_that_the_daemon_has_open(tmp
             assert lock.name not in links(pid)
         assert family
         assert not any("socket" in link for link in links(shim))
+        assert [str(Path(f"/proc/{shim}/fd/{number}").readlink()) for number in range(3)] == ["/dev/null"] * 3
+        assert os.getsid(bench.pool.launcher_pid or 0) == bench.pool.launcher_pid
         bench.pool.stop(1, 1, 0)
         await bench.ended()
         await bench.pool.close()

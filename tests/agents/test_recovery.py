@@ -167,6 +167,24 @@ async def test_a_stop_goes_on_when_the_daemon_dies_in_its_grace(bench: Bench) ->
     assert (await bench.ended()).exit.signal == 9
 
 
+async def test_what_an_earlier_daemon_ordered_holds_for_the_next(bench: Bench) -> None:
+    launch = bench.start("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done", grace_s=600)
+    await bench.output("ready")
+    bench.pool.stop(1, 1, 300)
+    orders = json.loads((bench.place() / "orders").read_text())
+    await bench.pool.close()
+    pool = bench.new_pool()
+    await pool.open()
+    await pool.recover([(1, 1, launch.attempt_id, 900.0)])
+    pool.stop(1, 1, 600)
+    now = json.loads((bench.place() / "orders").read_text())
+    assert now["kill_at"] == orders["kill_at"]
+    assert now["deadline"] > now["kill_at"]
+    pool.stop(1, 1, 0)
+    await bench.ended()
+    await pool.close()
+
+
 async def test_an_attempt_whose_folder_is_not_there_never_ran(bench: Bench) -> None:
     await bench.pool.recover([(1, 1, "abc", None)])
     assert bench.reports == [NeverRan(job=1, attempt=1)]
