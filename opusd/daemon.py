@@ -129,7 +129,7 @@ class Daemon:
         self._intake = Intake(
             policies=config.retry, env_secret=config.security.env_secret, home=os.environ.get("HOME", "/")
         )
-        reads = ReadVerbs(desk, self._tally, pool.read_output)
+        reads = ReadVerbs(desk, self._tally, pool.read_output, self._waits.begun)
         self._upkeep = Upkeep(
             desk,
             self._runs,

@@ -74,6 +74,7 @@ class Engine:
         self._due = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._tokens: dict[str, str] = {}
+        self._launches: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._stopped: set[tuple[int, int]] = set()
         self._recovered: set[tuple[int, int]] = set()
         self.writer = Writer(state, store, clock, released=released, changed=self._due.set, log=log)
@@ -114,7 +115,7 @@ class Engine:
             nonlocal plan
             plan = scheduler.tick(decision, self._mint)
             for job in plan.start:
-                self._after(decision, self._launch, job)
+                self._launch_after(decision, job)
             for job in plan.stop:
                 self.stop_after(decision, job)
 
@@ -125,11 +126,12 @@ class Engine:
         """Something outside the jobs changed that dispatch depends on: tick again."""
         self._due.set()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that is awaited by `drained`; its failure is logged, for nobody waits for its result."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     async def drained(self) -> None:
         """Until no launch or report is half done."""
@@ -148,8 +150,21 @@ class Engine:
         self._tokens[attempt_id] = token
         return attempt_id, hash_token(token)
 
-    def _after(self, decision: Decision, act: Callable[[Job], Coroutine[Any, Any, None]], job: Job) -> None:
-        decision.effects.append(lambda: self.spawn(act(job)))
+    def _launch_after(self, decision: Decision, job: Job) -> None:
+        """Once this decision is on disk, launch the attempt of `job`."""
+
+        def act() -> None:
+            key = _key(job)
+            self._launches[key] = launch = self.spawn(self._launch(job))
+            launch.add_done_callback(lambda _: self._launches.pop(key))
+
+        decision.effects.append(act)
+
+    async def launched(self, job: int, attempt: int) -> None:
+        """Until the pool knows of an attempt whose start is on disk, or it is known that it never will."""
+        launch = self._launches.get((job, attempt))
+        if launch is not None:
+            await asyncio.wait([launch])
 
     def stop_after(self, decision: Decision, job: Job) -> None:
         """Once this decision is on disk, end the attempt of `job` as its run says."""

@@ -34,14 +34,22 @@ _SHOW_AT_ONCE: Final = 200
 
 
 class ReadVerbs:
-    """`read_output(job, attempt, offset, limit, wait_s)` gives a Chunk of an attempt's output."""
+    """`read_output(job, attempt, offset, limit, wait_s)` gives a Chunk of an attempt's output.
+
+    `begun(job, seconds)` waits, for so long at most, until a job has had an attempt or has ended.
+    """
 
     def __init__(
-        self, desk: Desk, tally: Tally, read_output: Callable[[int, int, int, int, float], Awaitable[Chunk]]
+        self,
+        desk: Desk,
+        tally: Tally,
+        read_output: Callable[[int, int, int, int, float], Awaitable[Chunk]],
+        begun: Callable[[int, float], Awaitable[None]],
     ) -> None:
         self._desk = desk
         self._tally = tally
         self._read_output = read_output
+        self._begun = begun
         self._started = desk.clock.monotonic()
 
     async def job_get(self, session: Session, params: p.JobGet) -> wire.Job:
@@ -112,12 +120,18 @@ class ReadVerbs:
         async with session.turn:
             job = await self._desk.current(params.id)
             await self._desk.settled()
+        if wait > 0 and not job.attempts and not job.final:
+            until = self._desk.clock.monotonic() + wait
+            await self._begun(job.id, wait)
+            job = await self._desk.current(job.id)
+            wait = max(0.0, until - self._desk.clock.monotonic())
         attempt = params.attempt if params.attempt is not None else job.attempts
         if params.attempt is not None and params.attempt > job.attempts:
             message = f"job {job.id} has had {job.attempts} attempts, not {params.attempt}"
             raise NotFound(message, path="$.attempt")
         if not attempt:
             return results.LogChunk(data="", offset=0, next_offset=0, eof=job.final)
+        await self._desk.engine.launched(job.id, attempt)
         chunk = await self._read_output(job.id, attempt, params.offset, params.limit, wait)
         return results.LogChunk(
             data=chunk.data, offset=chunk.offset, next_offset=chunk.next_offset, dropped=chunk.dropped, eof=chunk.eof

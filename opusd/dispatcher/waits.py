@@ -175,6 +175,19 @@ class Waits:
                 message = f"job {job.id} needs {name}, which job {caller} holds while it waits: it would wait for ever"
                 raise Conflict(message, job=job.id, need=name)
 
+    async def begun(self, number: int, seconds: float) -> None:
+        """Until the job has had an attempt, or has ended, and that is on disk; or for so long at most."""
+        desk = self._desk
+        assert desk is not None
+        deadline = desk.clock.monotonic() + seconds
+        with self._watching([number]) as changed:
+            while True:
+                changed.clear()
+                if _met((await desk.look(number)).job, "started"):
+                    return
+                if not await desk.clock.wait(changed, deadline - desk.clock.monotonic()):
+                    return
+
     async def idle(self, seconds: float | None) -> bool:
         """Until no attempt runs; false when the time is over first."""
         desk = self._desk
