@@ -1,0 +1,299 @@
+"""Daemons as real processes, each in a folder of its own, spoken to over their sockets.
+
+`house` is a daemon for one test, `build` makes several (with a configuration, an environment, or not started yet),
+and `commons` is shared by the tests of a module that leave the queue as they found it. Whatever a test leaves
+running is ended by the pid of its shim; a traceback in a daemon's log fails the test.
+"""
+
+import fcntl
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from opus_client import Client, RpcError
+from opusd.agents.kernel import signal_verified
+from opusd.agents.traces import bury, read_claim
+
+ROOT = Path(__file__).parents[2]
+FINAL = ("completed", "failed", "cancelled", "expired")
+PATIENCE = 20.0
+NOISE = ("Traceback", "call.failed", "task.failed", "launch.failed", "decision.refused")
+
+
+class House:
+    """A daemon with its folder: state, socket, log, and the agents it started."""
+
+    def __init__(self, folder, *, config=None, env=None, arguments=(), shared=False):
+        self.folder = folder
+        self.state = folder / "state"
+        self.socket = folder / "s.sock"
+        self.log = folder / "log"
+        self.work = folder / "work"
+        self.work.mkdir()
+        self.noise = ()  # words of NOISE that this test means to provoke
+        self.process = None
+        self.env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'clients'}", "HOME": str(self.work), **(env or {})}
+        self.env.pop("OPUSD_SOCKET", None)
+        self.env.pop("XDG_CONFIG_HOME", None)
+        self.arguments = list(arguments)
+        if config is not None:
+            self.configure(config)
+        self._clients = []
+        self._lock = threading.Lock()
+
+    def configure(self, text):
+        path = self.folder / "config.toml"
+        path.write_text(text)
+        path.chmod(0o600)
+        if "--config" not in self.arguments:
+            self.arguments += ["--config", str(path)]
+
+    # --- the process ------------------------------------------------------------------------------
+
+    def spawn(self, **options):
+        """Start the process and do not wait for it to be ready."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "opusd", "--state-dir", str(self.state), "--socket", str(self.socket)]
+                + self.arguments,
+                cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+                env=self.env, **options,
+            )  # fmt: skip
+        return self.process
+
+    def start(self):
+        """Start it and wait until it says that it is ready."""
+        place = self.folder / "notify"
+        place.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+            ear.bind(str(place))
+            self.env["NOTIFY_SOCKET"] = str(place)
+            self.spawn()
+            pidfd = os.pidfd_open(self.process.pid)
+            try:
+                while True:
+                    ready, _, _ = select.select([ear, pidfd], [], [], PATIENCE)
+                    assert ready, f"not ready in {PATIENCE} s\n{self.said()}"
+                    assert ear in ready, f"it ended with {self.process.wait()}\n{self.said()}"
+                    if b"READY=1" in ear.recv(4096):
+                        return self
+            finally:
+                os.close(pidfd)
+
+    def refuse(self):
+        """Start it, expecting that it ends by itself: (exit status, what it said)."""
+        self.env.pop("NOTIFY_SOCKET", None)
+        before = len(self.said())
+        status = self.spawn().wait(PATIENCE)
+        self._reaped()
+        return status, self.said()[before:]
+
+    def kill(self, number=signal.SIGKILL):
+        """End the daemon, without a chance to do anything about it, and wait until it is gone."""
+        self.forget_clients()
+        if self.process is not None:
+            if self.process.poll() is None:
+                self.process.send_signal(number)
+            status = self.process.wait(PATIENCE)
+            self._reaped()
+            return status
+        return None
+
+    def stop(self):
+        """SIGTERM: its exit status."""
+        return self.kill(signal.SIGTERM)
+
+    def restart(self):
+        self.kill()
+        return self.start()
+
+    def _reaped(self):
+        self.process.stdout.close()
+        self.process = None
+
+    def said(self):
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    # --- speaking with it -------------------------------------------------------------------------
+
+    def client(self):
+        """A connection of its own; closed at the end of the test."""
+        client = Client(self.socket, timeout=PATIENCE).connect()
+        with self._lock:
+            self._clients.append(client)
+        return client
+
+    def forget_clients(self):
+        with self._lock:
+            clients, self._clients = self._clients, []
+        for client in clients:
+            client.close()
+        self._own = None
+
+    _own = None
+
+    def __call__(self, method, /, **params):
+        """A call on the test's own connection."""
+        if self._own is None:
+            self._own = self.client()
+        return self._own.call(method, **params)
+
+    def refused(self, method, /, **params):
+        """The refusal of a call that must be refused."""
+        with pytest.raises(RpcError) as caught:
+            self(method, **params)
+        return caught.value
+
+    def submit(self, *command, **fields):
+        """A new job; one that runs `command`, or none."""
+        if command:
+            fields["command"] = list(command)
+        fields.setdefault("cwd", str(self.work))
+        return self("job.submit", **fields)["job"]
+
+    def sh(self, script, **fields):
+        return self.submit("sh", "-c", script, **fields)
+
+    def python(self, program, **fields):
+        return self.submit(sys.executable, "-c", program, **fields)
+
+    def ended(self, *jobs, **fields):
+        """These jobs (ids or Jobs) once all have ended; one alone is given alone."""
+        ids = [job["id"] if isinstance(job, dict) else job for job in jobs]
+        found = self("job.wait", ids=ids, timeout=PATIENCE, **fields)
+        assert found["done"], found["jobs"]
+        return found["jobs"][0] if len(ids) == 1 else found["jobs"]
+
+    def begun(self, *jobs):
+        return self.ended(*jobs, until="started")
+
+    def get(self, job):
+        return self("job.get", id=job["id"] if isinstance(job, dict) else job)
+
+    def until(self, happened, seconds=PATIENCE):
+        """What `happened()` gives once that is true; it is asked again after each event."""
+        with Client(self.socket, timeout=seconds) as ear:
+            events = ear.events()
+            end = time.monotonic() + seconds
+            while not (found := happened()):
+                assert time.monotonic() < end, "it did not happen"
+                next(events)
+            return found
+
+    def output(self, job, words, attempt=1):
+        """The output of a job once it holds these words."""
+        seen, offset = "", 0
+        number = job["id"] if isinstance(job, dict) else job
+        self.begun(number)
+        while words not in seen:
+            chunk = self("job.logs", id=number, attempt=attempt, offset=offset, wait=PATIENCE)
+            seen, offset = seen + chunk["data"], chunk["next_offset"]
+            assert not chunk["eof"] or words in seen, seen
+        return seen
+
+    def logs(self, job, **fields):
+        return self("job.logs", id=job["id"] if isinstance(job, dict) else job, **fields)["data"]
+
+    def gate(self, name="gate"):
+        return Gate(self.work / name)
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def clean_up(self):
+        self.kill()
+        for started in self.state.glob("runs/*/*/started"):
+            claim = read_claim(started.parent)
+            if claim is None or claim.never or not claim.here:
+                continue
+            if not (started.parent / "exit").exists():
+                signal_verified(*claim.shim, signal.SIGUSR1)
+                with started.open() as lock:  # held until its last process is gone
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                bury(claim, claim.attempt_id)
+        said = self.said()
+        for word in NOISE:
+            assert word in self.noise or word not in said, said
+
+
+class Gate:
+    """A FIFO that agents wait at: `cat GATE` ends when the gate is opened."""
+
+    def __init__(self, path):
+        self.path = path
+        os.mkfifo(path)
+        self._hold = None
+
+    def __str__(self):
+        return str(self.path)
+
+    @property
+    def wait(self):
+        """Shell words that wait here."""
+        return f"read _ < {self.path}"
+
+    def open(self, times=1):
+        """Let so many through that wait, or will."""
+        if self._hold is None:
+            self._hold = os.open(self.path, os.O_RDWR)
+        os.write(self._hold, b"\n" * times)
+
+    def close(self):
+        if self._hold is not None:
+            with suppress(OSError):
+                os.close(self._hold)
+            self._hold = None
+
+
+@pytest.fixture
+def build(tmp_path_factory):
+    """build(config=None, env=None, start=True): another daemon."""
+    built = []
+
+    def make(config=None, *, env=None, start=True, arguments=()):
+        house = House(tmp_path_factory.mktemp("o"), config=config, env=env, arguments=arguments)
+        built.append(house)
+        return house.start() if start else house
+
+    yield make
+    problems = []
+    for house in built:
+        try:
+            house.clean_up()
+        except AssertionError as error:
+            problems.append(error)
+    if problems:
+        raise problems[0]
+
+
+@pytest.fixture
+def house(build):
+    return build()
+
+
+@pytest.fixture(scope="module")
+def _commons(tmp_path_factory):
+    house = House(tmp_path_factory.mktemp("commons"), config="max_concurrent = 8\n").start()
+    yield house
+    house.clean_up()
+
+
+@pytest.fixture
+def commons(_commons):
+    """A daemon with room for 8, for tests that end all their jobs."""
+    yield _commons
+    for job in _commons("job.list", status=["running", "queued", "held", "blocked", "scheduled", "retrying"])["jobs"]:
+        with suppress(RpcError):
+            _commons("job.cancel", id=job["id"], grace=0)
+    with suppress(RpcError):
+        running = [job["id"] for job in _commons("job.list", status=["running", "cancelling"])["jobs"]]
+        if running:
+            _commons("job.wait", ids=running, timeout=PATIENCE)
