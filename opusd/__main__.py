@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if soft != hard:  # each connection and each attempt takes descriptors; agents get the usual limit back
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     faulthandler.enable()  # the watchdog's SIGABRT shows where the loop hung
-    os.umask(0o077)
+    umask = os.umask(0o077)  # for what is ours; agents get the user's back
     supervisor = Supervisor.take()
     path = Path(arguments.config).absolute() if arguments.config else _xdg("XDG_CONFIG_HOME", ".config") / "config.toml"
     state_dir = Path(arguments.state_dir).absolute() if arguments.state_dir else _xdg("XDG_STATE_HOME", ".local/state")
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.check:
         print(f"{path}: ok, no job waits longer than {config.longest_wait_hours():.1f} h for others")
         return 0
-    settings = Settings(state_dir=state_dir, socket=_socket(arguments.socket, config), load=read)
+    settings = Settings(state_dir=state_dir, socket=_socket(arguments.socket, config), load=read, umask=umask)
     return _run(settings, config, supervisor, verbose=(arguments.log_level or config.log.level) == "debug")
 
 

@@ -54,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: Path
     socket: Path
     load: Callable[[], Config]
+    umask: int | None = None  # of the agents
 
 
 class Daemon:
@@ -114,10 +115,10 @@ class Daemon:
             programs=_programs(config),
             base=dict(os.environ),
             socket=str(settings.socket),
-            runs=self._runs,
             head=config.output.head,
             tail=config.output.tail,
             grace=config.defaults.grace / 1e6,
+            umask=settings.umask,
         )
         self._engine = Engine(
             state, self._store, self._clock, prepare=self._launching.prepare, released=self._released, log=self._log

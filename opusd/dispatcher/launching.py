@@ -15,7 +15,6 @@ from opusd.core.errors import InvalidParams
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from opusd.core.job import Job, Spec
 
@@ -30,7 +29,7 @@ class Program(msgspec.Struct, frozen=True):
 
 
 class Launching:
-    """`base` is the daemon's environment; `runs` is where attempts leave their traces."""
+    """`base` is the daemon's environment."""
 
     def __init__(
         self,
@@ -38,7 +37,6 @@ class Launching:
         programs: Mapping[str, Program],
         base: Mapping[str, str],
         socket: str,
-        runs: Path,
         head: int = 8 * MIB,
         tail: int = 56 * MIB,
         grace: float = 10.0,
@@ -47,7 +45,6 @@ class Launching:
         self.programs = programs
         self._base = base
         self._socket = socket
-        self._runs = runs
         self._head = head
         self._tail = tail
         self._grace = grace
@@ -79,10 +76,8 @@ class Launching:
             "OPUSD_SOCKET": self._socket,
             "OPUS_JOB_ID": str(job.id),
             "OPUS_ATTEMPT": str(run.attempt),
-            "OPUS_ATTEMPT_ID": run.attempt_id,
             "OPUS_SLOT": str(run.slot),
             "OPUS_TOKEN": token,
-            "OPUS_RESULT": str(self._runs / str(job.id) / str(run.attempt) / "out" / "result.json"),
         }
         env = build_env(
             self._base, program.env_pass, resolve_env(program.env, self._base), resolve_env(spec.env, self._base), own
