@@ -1,12 +1,25 @@
-"""One call under way, and the answer to a batch as it comes together. What is called is not known here."""
+"""What one connection may hold, one call under way, and the answer to a batch as it comes together. What is called is not known here."""
 
 from __future__ import annotations
 
 import asyncio
 
-from opusd.api.framing import Id, Notification, Request, encode_batch, encode_error
+import msgspec
+
+from opusd.api.framing import LINE_LIMIT, Id, Notification, Request, encode_batch, encode_error
 from opusd.core.errors import InternalError
 from opusd.rpc.bindings import Binding
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """What one connection may hold: bytes, seconds, calls."""
+
+    line: int = LINE_LIMIT
+    unsent: int = 1024 * 1024  # its calls are not read on past this
+    stall: float = 30.0  # without a byte taken: closed
+    linger: float = 1.0  # a connection that is being closed is still read, and what comes is dropped
+    calls: int = 128  # in flight; more are not read until some have ended
+    waiting: int = 1000  # calls that wait, beside these; more are refused, for nothing says when they end
 
 
 class Call:

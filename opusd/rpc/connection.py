@@ -14,10 +14,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-import msgspec
-
 from opusd.api.framing import (
-    LINE_LIMIT,
     Batch,
     Framing,
     Id,
@@ -39,19 +36,9 @@ from opusd.core.errors import (
     ShuttingDown,
 )
 from opusd.rpc.bindings import Binding, decode_params
-from opusd.rpc.calls import Call, Gathering, too_long
+from opusd.rpc.calls import Bounds, Call, Gathering, too_long
 from opusd.rpc.session import Session
 from opusd.rpc.subscriptions import EventSink, Outlet
-
-
-class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """What one connection may hold: bytes, seconds, calls."""
-
-    line: int = LINE_LIMIT
-    unsent: int = 1024 * 1024  # its calls are not read on past this
-    stall: float = 30.0  # without a byte taken: closed
-    calls: int = 128  # in flight; more are not read until some have ended
-    waiting: int = 1000  # calls that wait, beside these; more are refused, for nothing says when they end
 
 
 OnError = Callable[[BaseException, str], None]
@@ -88,6 +75,7 @@ class Connection(asyncio.Protocol):
         self._reading = True
         self._eof = False
         self._stopping = False
+        self._lingering: asyncio.TimerHandle | None = None
         self._hangup: select.epoll | None = None
         self._stall: asyncio.TimerHandle | None = None
         self._taken = (0, 0.0)  # bytes taken by the client, and when that last grew
@@ -126,7 +114,7 @@ class Connection(asyncio.Protocol):
         """The client shut down its writing side, or is gone altogether: only the first still gets replies."""
         self._framing.receive_eof()
         self._eof = True
-        if self._framing.closed or self._hung_up():
+        if self._hung_up():
             return False
         self._pump()
         return True
@@ -142,8 +130,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._session.gone = True
         self._framing.closed = True
-        if self._stall is not None:
-            self._stall.cancel()
+        for timer in (self._stall, self._lingering):
+            if timer is not None:
+                timer.cancel()
         if self._hangup is not None:
             self._loop.remove_reader(self._hangup.fileno())
             self._hangup.close()
@@ -322,7 +311,7 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------------------------------ bytes out
 
     def _write(self, data: bytes) -> None:
-        if self._session.gone or self._transport.is_closing():
+        if self._session.gone or self._lingering is not None or self._transport.is_closing():
             return
         self._transport.write(data)
         self._written += len(data)
@@ -357,13 +346,22 @@ class Connection(asyncio.Protocol):
     def _refuse_all(self, error: OpusError) -> None:
         self._framing.closed = True
         self._write(encode_error(None, error) + b"\n")
-        self._transport.close()
+        self._linger()
 
     def _close_when_done(self) -> None:
         """After a half-close, or a line over the limit: all that was sent is answered first."""
         subscribed = self._session.sinks and not self._framing.closed
-        if (self._eof or self._framing.closed) and not self._running and not subscribed:
-            self._transport.close()
+        if not self._running and not subscribed:
+            if self._eof:
+                self._transport.close()
+            elif self._framing.closed:
+                self._linger()
+
+    def _linger(self) -> None:
+        """Close our side and drop what still comes: a client that is cut off while it sends never reads why."""
+        if self._lingering is None and not self._session.gone:
+            self._lingering = self._loop.call_later(self._bounds.linger, self._transport.abort)
+            self._transport.write_eof()
 
     def _hung_up(self) -> bool:
         """Whether the peer is gone, where a half-close looks the same to read(); if not, its end is watched for."""

@@ -17,7 +17,8 @@ from opusd import __version__
 from opusd.core.access import Caller
 from opusd.core.errors import QuotaExceeded
 from opusd.rpc.bindings import Commands, bind
-from opusd.rpc.connection import Bounds, Connection, OnError
+from opusd.rpc.calls import Bounds
+from opusd.rpc.connection import Connection, OnError
 from opusd.rpc.place import Place, inherit, make
 
 

@@ -8,7 +8,7 @@ from opusd.api.methods import METHODS
 from opusd.api.results import Capacity, Done, LogChunk, Pruned, Status, Subscription, Waited
 from opusd.core.access import Caller
 from opusd.core.errors import QueueFull
-from opusd.rpc.connection import Bounds
+from opusd.rpc.calls import Bounds
 from opusd.rpc.server import RpcServer
 
 BOUND = 10.0  # seconds that anything here may take

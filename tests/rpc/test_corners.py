@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from opusd.rpc.connection import Bounds
+from opusd.rpc.calls import Bounds
 from tests.rpc.fake import BOUND, Daemon
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
@@ -96,7 +96,13 @@ async def test_what_is_no_request_is_refused_as_such(peer, what, answered):
 
 
 async def test_a_notification_is_never_answered_not_even_with_an_error(peer, daemon):
-    for method, params in [("job.get", {"id": 7}), ("job.get", {}), ("no.such", {}), ("job.why", {"id": 1}), ("job.get", [])]:
+    for method, params in [
+        ("job.get", {"id": 7}),
+        ("job.get", {}),
+        ("no.such", {}),
+        ("job.why", {"id": 1}),
+        ("job.get", []),
+    ]:
         peer.send({"jsonrpc": "2.0", "method": method, "params": params})
     assert (await peer.ask(PING))["id"] == "ping"
     assert daemon.commands.started == [7]
@@ -131,7 +137,11 @@ async def test_a_batch_of_notifications_gives_nothing(peer, daemon):
 
 async def test_a_batch_of_100_is_answered_by_one_list_with_each_of_its_requests(peer):
     batch = [{"jsonrpc": "2.0", "id": each, "method": "job.get", "params": {"id": each}} for each in range(97)]
-    batch += [7, {"jsonrpc": "2.0", "method": "job.get", "params": {"id": 1}}, {"jsonrpc": "2.0", "id": "n", "method": "no"}]
+    batch += [
+        7,
+        {"jsonrpc": "2.0", "method": "job.get", "params": {"id": 1}},
+        {"jsonrpc": "2.0", "id": "n", "method": "no"},
+    ]
     replies = await peer.ask(batch)
     assert sorted(each["id"] for each in replies if isinstance(each["id"], int)) == list(range(97))
     assert [code(each) for each in replies if each["id"] in (None, "n")] == [-32600, -32601]
@@ -144,7 +154,9 @@ async def test_the_same_id_twice_in_one_batch_is_answered_and_refused(peer):
 
 
 async def test_a_reply_object_from_a_client_is_ignored(peer):
-    peer.send({"jsonrpc": "2.0", "id": 1, "result": 1}, {"jsonrpc": "2.0", "id": 1, "error": {"code": 1, "message": ""}})
+    peer.send(
+        {"jsonrpc": "2.0", "id": 1, "result": 1}, {"jsonrpc": "2.0", "id": 1, "error": {"code": 1, "message": ""}}
+    )
     peer.send([{"jsonrpc": "2.0", "id": 1, "result": 1}])
     assert (await peer.ask(PING))["id"] == "ping"
 

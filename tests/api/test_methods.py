@@ -1,0 +1,73 @@
+import re
+
+import msgspec
+import pytest
+
+from opusd.api.methods import METHODS
+from opusd.api.openrpc import document, markdown
+from opusd.api.params import JobSubmit, JobUpdate
+from opusd.api.types import EnvSource, Params
+
+
+def test_the_table_has_every_method_of_the_protocol_by_its_name():
+    assert len(METHODS) == 46
+    assert all(name == method.name for name, method in METHODS.items())
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_parameters_are_named_after_the_method_and_refuse_unknown_ones(method):
+    assert method.params.__name__ == "".join(word.capitalize() for word in re.split(r"[._]", method.name))
+    assert issubclass(method.params, Params)
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        msgspec.convert({"no such parameter": 1}, method.params)
+
+
+def test_not_given_is_told_from_null():
+    update = msgspec.convert({"id": 1, "timeout": None}, JobUpdate)
+    assert update.timeout is None
+    assert update.title is msgspec.UNSET
+
+
+def test_a_jobspec_takes_what_the_wire_allows():
+    spec = {
+        "priority": 7,
+        "depends_on": [1, "key", {"job": 2}],
+        "env": {"A": "b", "C": {"from_env": "D"}},
+        "delay": "10m",
+    }
+    got = msgspec.convert(spec, JobSubmit)
+    assert got.env["C"] == EnvSource(from_env="D")
+    assert got.priority == 7
+
+
+def references(value):
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from [item] if name == "$ref" else references(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from references(item)
+
+
+def test_the_openrpc_document_has_what_openrpc_asks_for_and_no_loose_end():
+    made = msgspec.json.decode(msgspec.json.encode(document(list(METHODS.values()), "1.2.3")))
+    assert re.fullmatch(r"1\.\d+\.\d+", made["openrpc"])
+    assert (made["info"]["title"], made["info"]["version"]) == ("opusd", "1.2.3")
+    assert [each["name"] for each in made["methods"]] == list(METHODS)
+    for method in made["methods"]:
+        assert method["paramStructure"] == "by-name"
+        assert {"name", "schema"} <= method["result"].keys()
+        assert all({"name", "schema", "required"} == param.keys() for param in method["params"])
+        assert all({"code", "message"} == error.keys() for error in method["errors"])
+    for reference in references(made):
+        assert reference.rpartition("/")[2] in made["components"]["schemas"]
+
+
+def test_the_protocol_page_names_every_method_parameter_and_code():
+    page = markdown(list(METHODS.values()))
+    for method in METHODS.values():
+        assert f"### {method.name}\n" in page
+        for field in msgspec.structs.fields(method.params):
+            assert f"| {field.encode_name} |" in page
+    for code in (-32700, -32602, -32800, *range(-32009, -32000)):
+        assert f"| {code} |" in page
