@@ -139,9 +139,9 @@ class Writer:
             self._release([entry])  # type: ignore[list-item]
             return entry.future
         self._open.append(entry)  # type: ignore[arg-type]
-        self._wake.set()
         if entry.rows:
-            self._changed()
+            self._changed()  # woken before the writer: what the next tick starts goes to disk with what made it ready
+        self._wake.set()
         return entry.future
 
     # --- committing -------------------------------------------------------------------------------
