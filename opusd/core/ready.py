@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Signature(NamedTuple):
 
 
 PLAIN: Final = Signature()
-_Head = tuple[int, Signature]
+_Head = tuple[int, int, Signature]  # key, a serial number so that signatures are never compared, signature
 
 
 class RankList:
@@ -156,6 +157,7 @@ class Lane:
         self._classes: dict[Signature, _Class] = {}
         self._signatures: dict[int, Signature] = {}  # PLAIN ones are left out: nearly all are
         self._heads: tuple[list[_Head], list[_Head]] = ([], [])
+        self._serial = count()
         self._lacking: dict[str, set[Signature]] = {}
 
     def push(self, key: int, signature: Signature) -> None:
@@ -220,10 +222,10 @@ class Lane:
     def _offer(self, signature: Signature, group: _Class, head: int) -> None:
         group.offered = head
         heads = self._heads[signature.interactive]
-        heappush(heads, (head, signature))
+        heappush(heads, (head, next(self._serial), signature))
         if len(heads) > 2 * len(self._classes) + 64:
             heads[:] = [
-                (other.offered, sign)
+                (other.offered, next(self._serial), sign)
                 for sign, other in self._classes.items()
                 if other.offered is not None and sign.interactive == signature.interactive
             ]
@@ -231,7 +233,7 @@ class Lane:
 
     def _first(self, heads: list[_Head], lacks: Callable[[Signature, int], str | None]) -> int | None:
         while heads:
-            key, signature = heads[0]
+            key, _, signature = heads[0]
             group = self._classes.get(signature)
             if group is None or group.offered != key:
                 heappop(heads)
