@@ -127,7 +127,7 @@ class State:
             self.running[new.id] = new
         due = new.due
         if due is not None and (old is None or due != old.due):
-            heappush(self._timers, (due, new.id))
+            self._remind(due, new.id)
 
     def load(self, jobs: Iterable[Job]) -> None:
         """Fill an empty state: what `apply` would give for each, but at a million jobs in seconds."""
@@ -253,6 +253,12 @@ class State:
         lane = self.lanes[job.terms.agent]
         lane.remove(rank_key(job, self.limits.points, old))
         lane.push(rank_key(job, self.limits.points, new), signature(job.terms))
+
+    def _remind(self, due: int, number: int) -> None:
+        heappush(self._timers, (due, number))
+        if len(self._timers) > 2 * len(self.jobs) + 1024:  # jobs that left long before their time
+            self._timers = [(at, job.id) for job in self.jobs.values() if (at := job.due) is not None]
+            heapify(self._timers)
 
     def _count(self, job: Job, by: int) -> None:
         terms = job.terms
