@@ -90,9 +90,10 @@ def _cancel(decision: Decision, job: Job, reason: str | None, grace: int) -> Job
 
 def _end(decision: Decision, job: Job, ending: Ending, grace: int, reason: str | None) -> Job:
     """A person wants the attempt ended: the intent and its deadline are on disk before the first signal."""
-    run = replace(
-        _run(job), ending=ending, kill_at=decision.now + grace, ending_by=decision.actor, ending_reason=reason
-    )
+    run, kill_at = _run(job), decision.now + grace
+    if run.kill_at is not None:
+        kill_at = min(kill_at, run.kill_at)  # whoever asks again may shorten the grace, never extend it
+    run = replace(run, ending=ending, kill_at=kill_at, ending_by=decision.actor, ending_reason=reason)
     status = job.status if job.status is Status.CANCELLING else advance(job.status, Step.STOP, job.id)
     detail: dict[str, Any] = {
         "for": ending.value,
