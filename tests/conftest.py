@@ -1,6 +1,6 @@
 """Loops: a test runs on asyncio's own, unless its module or itself asks for others.
 
-    pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
+pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
 """
 
 import asyncio

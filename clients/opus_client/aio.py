@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +28,7 @@ R = TypeVar("R")
 
 
 class AsyncClient:
-    """`async with AsyncClient() as opus`. A call that is cancelled is cancelled at the daemon too, if it waits there."""
+    """`async with AsyncClient() as opus`. A cancelled call is cancelled at the daemon too, if it waits."""
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = socket_path(path)
@@ -48,10 +49,8 @@ class AsyncClient:
         self._listening.cancel()
         await asyncio.wait([self._listening])
         self._writer.close()
-        try:
+        with contextlib.suppress(ConnectionError):  # it is closed, whoever did it
             await self._writer.wait_closed()
-        except ConnectionError:
-            pass  # it is closed, whoever did it
 
     async def __aenter__(self) -> Self:
         return await self.connect()

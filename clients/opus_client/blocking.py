@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 
 class Client:
-    """`with Client() as opus`. `timeout` bounds each wait for a byte, in seconds: TimeoutError, then it is of no use."""
+    """`with Client() as opus`. `timeout` bounds each wait in seconds: TimeoutError, and it is of no use then."""
 
     def __init__(self, path: str | Path | None = None, timeout: float | None = None) -> None:
         self.path = socket_path(path)

@@ -27,11 +27,11 @@ class RpcError(Exception):
         self.data = data
 
 
-class ConnectionLost(ConnectionError):  # noqa: N818 - the field's word
+class ConnectionLost(ConnectionError):
     """The daemon went away; what was asked may have been done. A submit with a key can be repeated."""
 
 
-class Lagged(Exception):  # noqa: N818 - the event's name
+class Lagged(Exception):
     """The subscription has ended, for events were not taken fast enough. Subscribe again since `cursor`."""
 
     def __init__(self, cursor: int) -> None:
@@ -64,7 +64,7 @@ decode = msgspec.json.Decoder(Incoming).decode
 def typed(method: Method[Any, R], result: msgspec.Raw) -> R:
     """The result as the method declares it; fields that this version does not know are ignored."""
     kind: Any = method.result
-    if method.group_result is not None and b'"jobs"' in bytes(result)[:10]:
+    if method.group_result is not None and b'"jobs"' in bytes(memoryview(result)[:10]):
         kind = method.group_result
     decoded: R = msgspec.json.decode(result, type=kind)
     return decoded

@@ -1,4 +1,7 @@
-"""What one connection may hold, one call under way, and the answer to a batch as it comes together. What is called is not known here."""
+"""What one connection may hold, one call under way, and the answer to a batch as it comes together.
+
+What is called is not known here.
+"""
 
 from __future__ import annotations
 

@@ -40,7 +40,6 @@ from opusd.rpc.calls import Bounds, Call, Gathering, too_long
 from opusd.rpc.session import Session
 from opusd.rpc.subscriptions import EventSink, Outlet
 
-
 OnError = Callable[[BaseException, str], None]
 _CANCEL: Final = "$/cancelRequest"
 
@@ -262,10 +261,15 @@ class Connection(asyncio.Protocol):
                 sink.close()
 
     def _new_sink(self) -> EventSink:
-        sinks = self._session.sinks
         number = next(self._subscriptions)
-        sinks[number] = sink = EventSink(number, self._outlet, lambda gone: sinks.pop(gone, None))
+        self._session.sinks[number] = sink = EventSink(number, self._outlet, self._forget)
         return sink
+
+    def _forget(self, subscription: int) -> None:
+        """A subscription has ended; it may have been what kept a half-closed connection open."""
+        self._session.sinks.pop(subscription, None)
+        if self._eof:
+            self._loop.call_soon(self._pump)
 
     def _reply(self, call: Call, reply: bytes) -> None:
         """At the very end of its task: its id may be used again as soon as the client has this."""

@@ -132,7 +132,7 @@ class Daemon:
         self.peers = []
         self.server = RpcServer(
             self.commands,
-            identify=identify or (lambda peer: Caller(uid=1000, pid=1)),
+            identify=identify or (lambda _: Caller(uid=1000, pid=1)),
             on_error=lambda error, method: self.errors.append((error, method)),
             bounds=bounds or Bounds(),
             **options,

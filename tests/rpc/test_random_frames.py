@@ -1,4 +1,4 @@
-"""2,000 random frames: every request is answered once, and nothing ever reaches the loop's or the daemon's error hooks."""
+"""2,000 random frames: every request is answered once, and no error hook is ever told of anything."""
 
 import asyncio
 import json
@@ -81,10 +81,9 @@ async def exchange(sent):
                     break
             peer.writer.write_eof()
             for sink in daemon.commands.sinks:
-                sink.close()
-            peer.send() if not peer.writer.is_closing() else None
+                sink.close()  # or they keep the connection
             async with asyncio.timeout(BOUND):
-                rest = (await peer.reader.read()) if not daemon.commands.sinks else b""
+                rest = await peer.reader.read()
             got += [json.loads(line) for line in rest.splitlines()]
             assert daemon.errors == []
     assert failures == []
@@ -92,7 +91,7 @@ async def exchange(sent):
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(sent=st.lists(frames, min_size=20, max_size=20))
 def test_no_frame_leaves_a_request_unanswered(loop, sent):
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
@@ -101,7 +100,7 @@ def test_no_frame_leaves_a_request_unanswered(loop, sent):
     for reply in replies:
         assert reply["jsonrpc"] == "2.0"
         assert ("result" in reply) != ("error" in reply)
-        assert reply.get("error", {}).get("code") not in (-32603,)
+        assert reply.get("error", {}).get("code") != -32603
     answered = Counter((type(each["id"]), each["id"]) for each in replies)
     asked = Counter((type(call), call) for frame in sent if not isinstance(frame, bytes) for call in requests(frame))
     # An id used twice while in flight is answered with null the second time, so no id may be missing or in excess.
