@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Final, assert_never
 
 from opusd.core.job import Edge, EdgeState, IfUnmet, Job, On, Tier
 from opusd.core.lifecycle import FINAL, Status
@@ -62,9 +63,48 @@ def find_cycle(start: int, upstreams: Iterable[int], edges_of: Callable[[int], I
     return None
 
 
-def _urgency(heir: Heir) -> tuple[int, int, int]:
-    """Larger is more urgent; the job's id decides among equals so that a rebuild gives the same heir."""
-    return heir.tier, -heir.since if heir.tier is Tier.CRITICAL else 0, -heir.job
+_Urgency = tuple[int, int, int]
+_FEW: Final = 16
+
+
+def _urgency(heir: Heir) -> _Urgency:
+    """Smaller is more urgent; the job's id decides among equals so that a rebuild gives the same heir."""
+    return -heir.tier, heir.since if heir.tier is Tier.CRITICAL else 0, heir.job
+
+
+class _Offers:
+    """What its dependents pass on to one upstream, and the most urgent of that.
+
+    Ten thousand may wait for one job and leave one by one: from a few on they stand in a heap, whose
+    entries are recognised as stale when they surface.
+    """
+
+    __slots__ = ("heap", "heirs")
+
+    def __init__(self) -> None:
+        self.heirs: dict[int, Heir] = {}
+        self.heap: list[_Urgency] | None = None
+
+    def put(self, dependent: int, heir: Heir | None) -> None:
+        if heir is None:
+            self.heirs.pop(dependent, None)
+            return
+        self.heirs[dependent] = heir
+        if self.heap is not None:
+            heappush(self.heap, _urgency(heir))
+
+    def best(self) -> Heir | None:
+        if len(self.heirs) < _FEW:
+            self.heap = None
+            return min(self.heirs.values(), key=_urgency, default=None)
+        if self.heap is None or len(self.heap) > 2 * len(self.heirs) + 64:
+            self.heap = list(map(_urgency, self.heirs.values()))
+            heapify(self.heap)
+        while True:
+            heir = self.heirs.get(self.heap[0][2])
+            if heir is not None and _urgency(heir) == self.heap[0]:
+                return heir
+            heappop(self.heap)
 
 
 class Inheritance:
@@ -75,7 +115,7 @@ class Inheritance:
 
     def __init__(self, moved: Callable[[int, Heir | None, Heir | None], None]) -> None:
         self._moved = moved
-        self._waiting: dict[int, dict[int, Heir]] = {}  # upstream -> dependent -> what it passes on
+        self._waiting: dict[int, _Offers] = {}
         self._best: dict[int, Heir] = {}
 
     def of(self, job: int) -> Heir | None:
@@ -126,19 +166,18 @@ class Inheritance:
 
     def _keep(self, upstream: int, dependent: int, heir: Heir | None) -> bool:
         """Whether the upstream's best changed."""
-        offers = self._waiting.setdefault(upstream, {})
+        offers = self._waiting.get(upstream)
+        if offers is None:
+            offers = self._waiting[upstream] = _Offers()
+        offers.put(dependent, heir)
         old = self._best.get(upstream)
-        if heir is None:
-            offers.pop(dependent, None)
-        else:
-            offers[dependent] = heir
-        if old is not None and old.job == dependent and heir != old:
-            best = max(offers.values(), key=_urgency, default=None)
-        elif heir is not None and (old is None or _urgency(heir) > _urgency(old)):
-            best = heir
+        if heir is not None and (old is None or _urgency(heir) <= _urgency(old)):
+            best: Heir | None = heir
+        elif old is not None and old.job == dependent:
+            best = offers.best()
         else:
             best = old
-        if not offers:
+        if not offers.heirs:
             del self._waiting[upstream]
         if best == old:
             return False

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from opusd.core import commands, explain, scheduler
+from opusd.core import commands, dependencies, explain, scheduler
 from opusd.core.errors import OpusError
 from opusd.core.job import EdgeState, Ending, IfUnmet, On, Source, Tier
 from opusd.core.lifecycle import ALIVE, Status
@@ -406,7 +406,9 @@ STEPS = {
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_hundreds_of_random_steps_keep_every_promise(seed: int) -> None:
+def test_hundreds_of_random_steps_keep_every_promise(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if seed % 2:
+        monkeypatch.setattr(dependencies, "_FEW", 1)  # what is kept for crowds of dependents serves few as well
     chance = random.Random(seed)
     driver = Driver(chance.choice)
     names, weights = list(STEPS), list(STEPS.values())
