@@ -79,7 +79,7 @@ class MemoryStore:
             for change in batch.changes:
                 _apply(tables, change)
             for id_ in changed:
-                _check(tables.record(id_).job)
+                _check(tables.record(id_))
             for event in [*batch.events, *(change.event for change in batch.changes if change.event is not None)]:
                 if event.cursor in tables.events:
                     raise CommitRefused(f"event {event.cursor} is there already")
@@ -244,14 +244,16 @@ def _birth(job: Job) -> tuple[object, ...]:
     return (job.id, job.key, job.ancestors, job.created_at)
 
 
-def _check(job: Job) -> None:
+def _check(record: Record) -> None:
     """What a job of each status has."""
+    job = record.job
     holds = {
         "completed_at exactly when final": (job.completed_at is not None) == (job.status in FINAL),
         "a run exactly when an attempt is under way": (job.run is not None) == (job.status in ALIVE),
         "queued_at when queued": job.status is not Status.QUEUED or job.queued_at is not None,
         "run_at when scheduled": job.status is not Status.SCHEDULED or job.run_at is not None,
         "due_at when backing off": job.status is not Status.RETRYING or job.due_at is not None,
+        "not been pruned, or stay final": job.final or not record.pruned,
         "a version": job.version >= 1,
         "counts": min(job.attempts, job.retries, job.losses) >= 0,
         "a boost within 49": abs(job.terms.boost) <= 49,

@@ -6,7 +6,6 @@ subclass, and a fixture of that name. It imports no test framework, and knows no
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,77 +16,37 @@ from opusd.core.job import (
     Change,
     Edge,
     EdgeState,
-    Ending,
-    Event,
     IfUnmet,
     Job,
     On,
     Outcome,
-    Run,
-    Source,
     Spec,
     Terms,
-    Tier,
 )
 from opusd.core.lifecycle import Status
-from opusd.core.retry import FailureClass, Policy, Strategy
-from opusd.store.base import Batch, CommitFailed, CommitRefused, Query, Record, Snapshot, Store, sort_values
+from opusd.core.retry import FailureClass
+from opusd.store.base import Batch, CommitFailed, CommitRefused, Query, Record, Snapshot, Store
+from opusd.testing.records import (
+    FULL_OUTCOME,
+    FULL_RUN,
+    FULL_SPEC,
+    FULL_TERMS,
+    START,
+    active_of,
+    born,
+    changed,
+    event,
+    everything,
+    job,
+    record_of,
+    refused,
+    run,
+)
+from opusd.testing.store_reading import Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
-
-START = 1_767_225_600_000_000
-FULL_TERMS = Terms(
-    tier=Tier.URGENT,
-    boost=-16,
-    agent="claude",
-    type="révision",
-    source=Source.AGENT,
-    group="mission: €",
-    interactive=True,
-    needs=(("gpu", 2), ("repo:/srv/app", 1)),
-    timeout=90_000_000,
-    expires_in=3_600_000_000,
-    retry=Policy(Strategy.FIBONACCI, 60_000_000, 3_600_000_000, 0.1, 5, (FailureClass.OOM, FailureClass.TIMEOUT)),
-    route="reviews",
-    submitted_by="job:41",
-)
-FULL_SPEC = Spec(
-    title="Look at this: 'quotes', 100 %_ \\ and ünïcödé 🐙",
-    prompt="first line\nsecond line\tΣίσυφος",
-    command=["printf", "%s", "a b"],
-    payload={"n": 2**63 - 1, "f": 0.1, "deep": [{"null": None}]},
-    metadata={"": "empty name"},
-    labels=["for:ana", "a,b"],
-    cwd="/srv/app",
-    env={"A": "1", "B": {"from_env": "C"}},
-    worktree=True,
-    verify=["make", "test"],
-    digest=bytes(range(32)),
-)
-FULL_OUTCOME = Outcome(
-    result={"summary": "done", "data": {"x": [1, 2.5]}},
-    error={"class": "agent_error", "message": "no", "exit_code": 3, "signal": None},
-    usage={"input_tokens": 1, "cost_usd": 0.25},
-    session_id="s-1",
-    workdir="/srv/app-1",
-)
-FULL_RUN = Run(
-    attempt=2,
-    attempt_id="0123456789abcdef",
-    token_hash=bytes(range(100, 132)),
-    slot=3,
-    over=True,
-    started_at=START + 5,
-    timeout_at=START + 10,
-    ending=Ending.CANCEL,
-    kill_at=START + 11,
-    ending_by="user:1000",
-    ending_reason="enough",
-    worker="w1",
-    lease_until=START + 12,
-)
 
 
 class FailingStore:
@@ -119,103 +78,10 @@ class FailingStore:
         await self._store.commit(batch)
 
 
-# --- making records -----------------------------------------------------------------------------------
-
-
-def job(id_: int, status: Status = Status.QUEUED, **fields: Any) -> Job:
-    """A job with what its status demands."""
-    at = START + id_
-    fields.setdefault("created_at", at)
-    fields.setdefault("terms", Terms())
-    if status is Status.QUEUED:
-        fields.setdefault("queued_at", at)
-    if status is Status.SCHEDULED:
-        fields.setdefault("run_at", at + 10)
-    if status is Status.RETRYING:
-        fields.setdefault("due_at", at + 10)
-    if status in (Status.RUNNING, Status.CANCELLING):
-        fields.setdefault("run", run())
-    if status in (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED):
-        fields.setdefault("completed_at", at + 100)
-    return Job(id=id_, status=status, **fields)
-
-
-def run(attempt: int = 1) -> Run:
-    return Run(
-        attempt=attempt, attempt_id=f"{attempt:032x}", token_hash=b"\0" * 32, slot=1, over=False, started_at=START
-    )
-
-
-def born(new: Job, **fields: Any) -> Change:
-    fields.setdefault("spec", Spec(title=f"job {new.id}", prompt="do it"))
-    return Change(before=None, after=new, **fields)
-
-
-def changed(before: Job, status: Status | None = None, **fields: Any) -> Change:
-    """The next version of a job, with what its status demands."""
-    old = msgspec.structs.asdict(before)
-    for name in ("id", "status"):
-        del old[name]
-    status = status or before.status
-    if status is not before.status:
-        for name in ("run", "completed_at"):
-            del old[name]
-    own = {name: fields.pop(name) for name in ("spec", "outcome", "attempt", "event") if name in fields}
-    return Change(
-        before=before, after=job(before.id, status, **{**old, "version": before.version + 1, **fields}), **own
-    )
-
-
-def event(cursor: int, of: int | None = None, **fields: Any) -> Event:
-    return Event(cursor=cursor, time=START + cursor, job=of, **{"kind": "job.submitted", **fields})
-
-
-@contextmanager
-def refused(kind: type[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except kind:
-        return
-    raise AssertionError(f"{kind.__name__} was not raised")
-
-
-async def everything(store: Store) -> dict[str, Any]:
-    """All that can be read, for comparing two stores."""
-    snapshot = await store.load_active()
-    records = await store.query(Query(order="id", limit=1_000_000))
-    keys = [record.job.key for record in records if record.job.key is not None]
-    return {
-        "active": list(snapshot.jobs),
-        "last_job": snapshot.last_job,
-        "last_event": snapshot.last_event,
-        "settings": snapshot.settings,
-        "records": records,
-        "events": await store.events(0, 1_000_000),
-        "oldest": await store.oldest_event(),
-        "keys": await store.by_key(keys),
-        "attempts": {record.job.id: await store.attempts(record.job.id) for record in records},
-        "dependents": {record.job.id: await store.dependents(record.job.id) for record in records},
-        "trees": {record.job.id: await store.tree_size(record.job.id) for record in records},
-    }
-
-
-async def _ids(store: Store, **asked: Any) -> list[int]:
-    return [record.job.id for record in await store.query(Query(**asked))]
-
-
-async def _record(store: Store, id_: int) -> Record:
-    [record] = await store.records([id_])
-    return record
-
-
-async def _active(store: Store) -> list[Job]:
-    return list((await store.load_active()).jobs)
-
-
 # --- the suite ------------------------------------------------------------------------------------------
 
 
-class Conformance:
+class Keeping:
     """Each test takes an empty store that is open."""
 
     async def test_an_empty_store_has_nothing(self, store: Store) -> None:
@@ -264,7 +130,7 @@ class Conformance:
         change = Change(before=None, after=full, spec=FULL_SPEC, outcome=FULL_OUTCOME, attempt=attempt, event=happened)
         await store.commit(Batch(changes=[change]))
         assert await store.records([7]) == [Record(full, FULL_SPEC, FULL_OUTCOME)]
-        assert await _active(store) == [full]
+        assert await active_of(store) == [full]
         assert await store.query(Query()) == [Record(full, FULL_SPEC, FULL_OUTCOME)]
         assert await store.attempts(7) == [attempt]
         assert await store.events(0, 10) == [happened]
@@ -279,7 +145,7 @@ class Conformance:
         jobs = [job(number, status) for number, status in enumerate(Status, 1)]
         await store.commit(Batch(changes=[born(one) for one in jobs]))
         assert [record.job for record in await store.query(Query(order="id"))] == jobs
-        assert await _active(store) == [one for one in jobs if not one.final]
+        assert await active_of(store) == [one for one in jobs if not one.final]
 
     async def test_records_come_in_the_order_asked_and_only_those_that_exist(self, store: Store) -> None:
         await store.commit(Batch(changes=[born(job(number)) for number in (1, 2, 3)]))
@@ -297,7 +163,7 @@ class Conformance:
         assert await store.dependents(3) == []
         longer = changed(change.after, edges=(*satisfied, Edge(6)))
         await store.commit(Batch(changes=[longer]))
-        assert await _active(store) == [longer.after]
+        assert await active_of(store) == [longer.after]
 
     async def test_an_equal_job_with_a_new_spec_or_outcome_edits_only_those(self, store: Store) -> None:
         one = job(1)
@@ -313,16 +179,16 @@ class Conformance:
         events = [event(cursor, 1) for cursor in range(1, 7)]
         steps = [msgspec.structs.replace(step, event=one) for step, one in zip(steps, events, strict=True)]
         await store.commit(Batch(changes=steps, events=[event(7, kind="daemon.stopped")]))
-        assert (await _record(store, 1)).job == steps[-1].after
+        assert (await record_of(store, 1)).job == steps[-1].after
         assert await store.events(0, 10) == [*events, event(7, kind="daemon.stopped")]
 
     async def test_a_final_job_may_come_back(self, store: Store) -> None:
         dead = job(1, Status.FAILED)
         await store.commit(Batch(changes=[born(dead)]))
-        assert await _active(store) == []
+        assert await active_of(store) == []
         again = changed(dead, Status.QUEUED, queued_at=START)
         await store.commit(Batch(changes=[again]))
-        assert await _active(store) == [again.after]
+        assert await active_of(store) == [again.after]
 
     # --- refusals ---
 
@@ -365,12 +231,12 @@ class Conformance:
             await store.commit(Batch(changes=[changed(one, Status.HELD), changed(one, Status.CANCELLED)]))
         with refused(CommitRefused):
             await store.commit(Batch(changes=[born(job(2)), born(job(2))]))
-        assert await _active(store) == [one]
+        assert await active_of(store) == [one]
 
     async def test_two_new_jobs_of_one_batch_may_not_share_a_key(self, store: Store) -> None:
         with refused(CommitRefused):
             await store.commit(Batch(changes=[born(job(1, key="k")), born(job(2, key="k"))]))
-        assert await _active(store) == []
+        assert await active_of(store) == []
 
     async def test_pruning_what_is_not_there_or_not_final_is_refused(self, store: Store) -> None:
         await store.commit(Batch(changes=[born(job(1))]))
@@ -418,158 +284,6 @@ class Conformance:
         await store.commit(Batch(settings={"pool": 4, "gone": None, "never": None}))
         assert (await store.load_active()).settings == {"paused": ["*"], "pool": 4}
 
-    # --- queries ---
-
-    async def test_each_filter_of_a_query_selects_what_it_says(self, store: Store) -> None:
-        other = Terms(tier=Tier.LOW, agent="codex", type="bug", source=Source.AUTOMATED, group="g")
-        child = job(4, Status.FAILED, ancestors=(1, 2), started_at=START + 50, completed_at=START + 70)
-        plain = [born(job(1)), born(job(2, Status.COMPLETED, ancestors=(1,))), born(job(3, Status.HELD, terms=other))]
-        labelled = born(child, spec=Spec(title="x", labels=["for:ana", "b"], prompt="100%_ÄÖ Kelvin"))
-        await store.commit(Batch(changes=[*plain, labelled]))
-        assert await _ids(store) == [4, 3, 2, 1]
-        assert await _ids(store, ids=(1, 4, 9)) == [4, 1]
-        assert await _ids(store, ids=()) == []
-        assert await _ids(store, status=("queued", "held")) == [3, 1]
-        assert await _ids(store, status=("queued", "failed")) == [4, 1]
-        assert await _ids(store, status=("held",), order="id", tier=(0, 2)) == [3]
-        assert await _ids(store, type=("bug",)) == await _ids(store, agent=("codex", "pi")) == [3]
-        assert await _ids(store, source=("automated",)) == await _ids(store, group="g") == [3]
-        assert await _ids(store, label="b") == [4]
-        assert await _ids(store, label="for") == []
-        assert await _ids(store, parent=1) == [2]
-        assert await _ids(store, parent=2) == [4]
-        assert await _ids(store, since=START + 2, until=START + 4) == [3, 2]
-        assert await _ids(store, since=START + 50, time="started") == [4]
-        assert await _ids(store, until=START + 71, time="completed") == [4]
-        assert await _ids(store, dead=True) == [4]
-        for part, found in {
-            "%_": [4],
-            "äö k": [4],
-            "JOB 3": [3],
-            "KELVIN": [4],
-            "x%": [],
-            "'": [],
-            "DO IT": [3, 2, 1],
-        }.items():
-            assert await _ids(store, text=part) == found, part
-
-    async def test_pages_in_each_order_miss_nothing_and_repeat_nothing(self, store: Store) -> None:
-        ends = {1: 50, 2: None, 3: 20, 4: 50, 5: None, 6: 10, 7: 50}
-        jobs = [
-            job(number) if end is None else job(number, Status.COMPLETED, completed_at=START + end)
-            for number, end in ends.items()
-        ]
-        await store.commit(Batch(changes=[born(one) for one in jobs]))
-        orders = {
-            "id": [1, 2, 3, 4, 5, 6, 7],
-            "-id": [7, 6, 5, 4, 3, 2, 1],
-            "completed_at": [6, 3, 1, 4, 7, 2, 5],
-            "-completed_at": [7, 4, 1, 3, 6, 5, 2],
-        }
-        for order, expected in orders.items():
-            for size in (1, 2, 3, 7):
-                seen: list[int] = []
-                after = None
-                while page := await store.query(Query(order=order, after=after, limit=size)):
-                    seen += [record.job.id for record in page]
-                    after = sort_values(order, page[-1].job)
-                assert seen == expected, (order, size)
-
-    async def test_dependents_and_trees_count_over_finished_jobs_too(self, store: Store) -> None:
-        up, down = job(1), job(3, Status.COMPLETED, edges=(Edge(1), Edge(1, On.ANY)), ancestors=(1, 2))
-        await store.commit(Batch(changes=[born(up), born(job(2, ancestors=(1,), edges=(Edge(1),))), born(down)]))
-        assert await store.dependents(1) == [2, 3]
-        assert [await store.tree_size(number) for number in (1, 2, 3)] == [2, 1, 0]
-
-    async def test_durations_are_those_of_what_completed_last(self, store: Store) -> None:
-        def done(number: int, seconds: int, **fields: Any) -> Change:
-            return born(job(number, Status.COMPLETED, started_at=START, completed_at=START + seconds, **fields))
-
-        bug = Terms(type="bug")
-        failed = born(job(4, Status.FAILED, started_at=START))
-        unstarted = born(job(5, Status.COMPLETED))
-        await store.commit(Batch(changes=[done(1, 30), done(2, 10), done(3, 20, terms=bug), failed, unstarted]))
-        assert await store.durations("exec", None) == [30, 20, 10]
-        assert await store.durations("exec", "bug") == [20]
-        assert await store.durations("codex", None) == []
-        await store.commit(Batch(changes=[done(number, number) for number in range(100, 160)]))
-        assert await store.durations("exec", "task") == list(range(159, 109, -1))
-
-    # --- pruning ---
-
-    async def test_pruning_takes_what_is_large_and_leaves_what_is_told_later(self, store: Store) -> None:
-        attempt = Attempt(job=1, agent="exec", run=run(), ended_at=START, failure="agent_error", message="kept")
-        dead = job(1, Status.FAILED, key="k")
-        change = Change(
-            before=None, after=dead, spec=FULL_SPEC, outcome=FULL_OUTCOME, attempt=attempt, event=event(1, 1)
-        )
-        await store.commit(Batch(changes=[change]))
-        await store.commit(Batch(pruned=[(1, False)], events=[event(2, 1, kind="job.pruned")]))
-        spec = msgspec.structs.replace(FULL_SPEC, prompt=None, command=None, payload={}, metadata={}, env={})
-        outcome = msgspec.structs.replace(FULL_OUTCOME, result=None)
-        assert await store.records([1]) == [Record(dead, spec, outcome, pruned=True)]
-        assert await store.attempts(1) == [attempt]
-        assert await store.by_key(["k"]) == {}
-        assert await store.prunable(START * 2, [], 10) == []
-        await store.commit(Batch(changes=[born(job(2, key="k"))]))
-        assert (await _record(store, 1)).job.key == "k"
-        assert (await store.by_key(["k"]))["k"][0] == 2
-        await store.commit(Batch(pruned=[(1, True)]))
-        assert (await _record(store, 1)).job.key is None
-
-    async def test_a_pruned_key_may_be_taken_in_the_same_batch(self, store: Store) -> None:
-        await store.commit(Batch(changes=[born(job(1, Status.COMPLETED, key="k"))]))
-        await store.commit(Batch(changes=[born(job(2, key="k"))], pruned=[(1, True)]))
-        assert (await store.by_key(["k"]))["k"][0] == 2
-
-    async def test_a_job_may_end_and_be_pruned_in_one_batch(self, store: Store) -> None:
-        one = job(1)
-        await store.commit(Batch(changes=[born(one)]))
-        ended = changed(one, Status.CANCELLED, outcome=FULL_OUTCOME)
-        await store.commit(Batch(changes=[ended], pruned=[(1, False)]))
-        record = await _record(store, 1)
-        assert (record.pruned, record.spec.prompt, record.outcome.result) == (True, None, None)
-
-    async def test_what_an_unfinished_job_waits_for_is_not_prunable(self, store: Store) -> None:
-        ended = [job(number, Status.COMPLETED, completed_at=START + 100 - number) for number in (1, 2, 3)]
-        failed = job(4, Status.FAILED, completed_at=START + 1)
-        waiting = job(5, Status.BLOCKED, edges=(Edge(2), Edge(4, state=EdgeState.UNMET)))
-        await store.commit(Batch(changes=[born(one) for one in (*ended, failed, waiting)]))
-        assert await store.prunable(START * 2, [], 10) == [3, 1]
-        assert await store.prunable(START * 2, [], 1) == [3]
-        assert await store.prunable(START + 99, [], 10) == [3]
-        await store.commit(Batch(changes=[changed(waiting, Status.CANCELLED)]))
-        assert await store.prunable(START * 2, ["failed", "cancelled"], 10) == [4, 5]
-
-    async def test_forgetting_removes_old_pruned_jobs_and_the_oldest_events(self, store: Store) -> None:
-        dead = [job(number, Status.FAILED, ancestors=tuple(range(1, number))) for number in (1, 2, 3)]
-        attempt = Attempt(job=2, agent="exec", run=run())
-        changes = [born(one, event=event(one.id, one.id)) for one in dead]
-        changes[1] = msgspec.structs.replace(changes[1], attempt=attempt)
-        young = Event(cursor=4, time=START * 2, kind="daemon.started")
-        late = [event(5), event(6)]
-        await store.commit(Batch(changes=changes, events=[young, *late], pruned=[(1, True), (2, True)]))
-        assert await store.forget(START, 10) == 0
-        assert await store.forget(START + 1000, 1) == 1
-        assert await store.tree_size(1) == 2
-        assert await _ids(store) == [3, 2]
-        assert await store.forget(START + 1000, 3) == 3
-        assert (await _ids(store), await store.attempts(2)) == ([3], [])
-        assert await store.oldest_event() == 3
-        assert await store.forget(START + 1000, 10) == 1
-        assert await store.events(0, 10) == [young, *late]
-        assert await store.forget(START * 3, 10) == 2
-        assert await store.events(0, 10) == [late[1]]
-        assert await store.forget(START * 3, 10) == 0
-        snapshot = await store.load_active()
-        assert (snapshot.last_job, snapshot.last_event) == (3, 6)
-
-    async def test_a_forgotten_id_is_never_given_again(self, store: Store) -> None:
-        await store.commit(Batch(changes=[born(job(8, Status.FAILED))]))
-        await store.commit(Batch(pruned=[(8, True)]))
-        assert await store.forget(START * 2, 10) == 1
-        assert (await store.load_active()).last_job == 8
-
     # --- the rest ---
 
     async def test_a_backup_is_private_and_never_overwrites(self, store: Store, tmp_path: Path) -> None:
@@ -591,8 +305,8 @@ class Conformance:
         await store.commit(Batch(changes=[born(job(1), spec=Spec(title="", payload=payload))], settings=dict(settings)))
         payload["list"].append(2)
         settings["names"].append("b")
-        (await _record(store, 1)).spec.payload["list"].append(3)
-        assert (await _record(store, 1)).spec.payload == {"list": [1]}
+        (await record_of(store, 1)).spec.payload["list"].append(3)
+        assert (await record_of(store, 1)).spec.payload == {"list": [1]}
         assert (await store.load_active()).settings == {"names": ["a"]}
 
     async def test_the_facts_name_the_store(self, store: Store) -> None:
@@ -603,9 +317,13 @@ class Conformance:
         failing.fail_next = [CommitFailed("disk full")]
         with refused(CommitFailed):
             await failing.commit(Batch(changes=[born(job(1))]))
-        assert await _active(failing) == []
+        assert await active_of(failing) == []
         await failing.commit(Batch(changes=[born(job(1))]))
-        assert await _active(failing) == await _active(store) == [job(1)]
+        assert await active_of(failing) == await active_of(store) == [job(1)]
+
+
+class Conformance(Keeping, Reading):
+    """The whole suite: what a subclass with a fixture `store` is tested for."""
 
 
 class Reopened:

@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("opusd.testing.stores")
+pytest.register_assert_rewrite("opusd.testing.stores", "opusd.testing.store_reading")

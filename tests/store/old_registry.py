@@ -8,7 +8,7 @@ from opusd.core.lifecycle import Status
 from opusd.store import open_store
 from opusd.store.base import Batch
 from opusd.store.sqlite_open import shipped_migrations
-from opusd.testing.stores import FULL_OUTCOME, FULL_RUN, FULL_SPEC, FULL_TERMS, START, born, event, job
+from opusd.testing.records import FULL_OUTCOME, FULL_RUN, FULL_SPEC, FULL_TERMS, START, born, event, job
 
 
 async def main() -> None:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import msgspec
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from opusd.core.job import Attempt, Edge, EdgeState, IfUnmet, Job, On, Outcome, Source, Spec, Terms, Tier
 from opusd.core.lifecycle import Status
 from opusd.store.base import Batch, CommitRefused, Query, sort_values
 from opusd.store.memory import MemoryStore
 from opusd.store.sqlite import SqliteStore
-from opusd.testing.stores import START, born, changed, event, everything, job, run
+from opusd.testing.records import START, born, changed, event, everything, job, run
 
 ids = st.integers(1, 12)
 times = st.integers(START, START + 20)
@@ -22,7 +22,7 @@ texts = st.text(st.sampled_from("abAB%_é É'"), max_size=6)
 terms = st.builds(
     Terms,
     tier=st.sampled_from(Tier),
-    boost=st.integers(-50, 50),  # 50 is refused
+    boost=st.integers(-49, 49),
     agent=st.sampled_from(["exec", "claude"]),
     type=st.sampled_from(["task", "bug"]),
     source=st.sampled_from(Source),
@@ -31,7 +31,10 @@ terms = st.builds(
     expires_in=st.none() | times,
 )
 edges = st.lists(
-    st.builds(Edge, ids, st.sampled_from(On), st.sampled_from(IfUnmet), st.sampled_from(EdgeState)), max_size=3
+    st.builds(
+        Edge, st.integers(13, 15) | ids, st.sampled_from(On), st.sampled_from(IfUnmet), st.sampled_from(EdgeState)
+    ),
+    max_size=3,
 ).map(tuple)
 specs = st.builds(
     Spec,
@@ -46,13 +49,15 @@ fields = st.fixed_dictionaries(
     optional={
         "terms": terms,
         "edges": edges,
-        "queued_at": st.none() | times,
         "started_at": times,
-        "completed_at": times,  # wrong for most
         "attempts": st.integers(0, 3),
-        "losses": st.integers(-1, 3),
+        "losses": st.integers(0, 3),
     },
 )
+wrongs = st.sampled_from(
+    [{}] * 12 + [{"completed_at": START}, {"completed_at": None}, {"run": None}, {"queued_at": None}, {"losses": -1}]
+)
+at_once = st.sampled_from([True, True, False])
 statuses = st.sampled_from(Status)
 queries = st.builds(
     Query,
@@ -84,7 +89,6 @@ class Stores(RuleBasedStateMachine):
         self.cursor = 0
         self.batch = Batch()
         self.known: dict[int, Job] = {}  # as they will be when the batch is committed
-        self.refusals = 0
 
     def teardown(self) -> None:
         self.runner.run(self.sqlite.close())
@@ -101,32 +105,62 @@ class Stores(RuleBasedStateMachine):
         assert answers[0] == answers[1]
         return answers[0]
 
-    def add(self, change) -> None:
+    def add(self, change, *, commit) -> None:
         self.batch.changes.append(change)
         self.known[change.after.id] = change.after
+        if commit:
+            self.commit()
 
-    @rule(id_=ids, status=statuses, more=fields, spec=specs, outcome=outcomes, key=st.sampled_from([None, None, "k", "l"]))
-    def create(self, id_, status, more, spec, outcome, key) -> None:
+    @rule(
+        id_=ids,
+        status=statuses,
+        more=fields,
+        wrong=wrongs,
+        spec=specs,
+        outcome=outcomes,
+        key=st.sampled_from([None] * 4 + ["k", "l"]),
+        commit=at_once,
+        twice=st.integers(0, 9),
+    )
+    def create(self, *, id_, status, more, wrong, spec, outcome, key, commit, twice) -> None:
+        if id_ in self.known and twice:
+            id_ = max(self.known) + 1
         ancestors = tuple(sorted(other for other in self.known if other < id_))[:2] if key is None else ()
-        self.add(born(job(id_, status, ancestors=ancestors, key=key, **more), spec=spec, outcome=outcome))
+        new = job(id_, status, ancestors=ancestors, key=key, **{**more, **wrong})
+        self.add(born(new, spec=spec, outcome=outcome), commit=commit)
 
-    @rule(id_=ids, status=statuses, more=fields, spec=st.none() | specs, outcome=outcomes, stale=st.integers(0, 9))
-    def change(self, id_, status, more, spec, outcome, stale) -> None:
-        before = self.known.get(id_)
-        if before is None:
-            return
+    @initialize(some=st.lists(statuses, min_size=3, max_size=6), terms=terms)
+    def begin(self, some, terms) -> None:
+        self.batch.changes += [born(job(number, status, terms=terms)) for number, status in enumerate(some, 1)]
+        self.commit()
+
+    @precondition(lambda self: self.known)
+    @rule(
+        data=st.data(),
+        status=statuses,
+        more=fields,
+        wrong=wrongs,
+        spec=st.none() | specs,
+        outcome=outcomes,
+        stale=st.integers(0, 9),
+        commit=at_once,
+    )
+    def change(self, data, status, more, wrong, spec, outcome, stale, commit) -> None:
+        before = self.known[data.draw(st.sampled_from(sorted(self.known)))]
         if stale == 0:
             before = msgspec.structs.replace(before, version=before.version + 1)
-        self.add(changed(before, status, spec=spec, outcome=outcome, **more))
+        self.add(changed(before, status, spec=spec, outcome=outcome, **{**more, **wrong}), commit=commit)
 
-    @rule(id_=ids, number=st.integers(1, 2), failure=st.sampled_from([None, "oom"]), ended=st.none() | times)
-    def attempt(self, id_, number, failure, ended) -> None:
-        if id_ in self.known:
-            ended = START if failure else ended
-            one = Attempt(job=id_, agent="exec", run=run(number), ended_at=ended, failure=failure)
-            self.add(changed(self.known[id_], attempt=one))
+    @precondition(lambda self: self.known)
+    @rule(data=st.data(), number=st.integers(1, 2), failure=st.sampled_from([None, "oom"]), ended=st.none() | times)
+    def attempt(self, data, number, failure, ended) -> None:
+        id_ = data.draw(st.sampled_from(sorted(self.known)))
+        one = Attempt(job=id_, agent="exec", run=run(number), ended_at=START if failure else ended, failure=failure)
+        self.add(changed(self.known[id_], attempt=one), commit=True)
 
-    @rule(step=st.sampled_from([0, 1, 1, 1, 2]), of=st.none() | ids, kind=st.sampled_from(["job.started", "job.lost"]))
+    @rule(
+        step=st.sampled_from([0] + [1] * 9 + [2]), of=st.none() | ids, kind=st.sampled_from(["job.started", "job.lost"])
+    )
     def tell(self, step, of, kind) -> None:
         self.cursor = max(1, self.cursor + step)
         self.batch.events.append(event(self.cursor, of, kind=kind))
@@ -135,12 +169,12 @@ class Stores(RuleBasedStateMachine):
     def set(self, name, value) -> None:
         self.batch.settings[name] = value
 
-    @rule(id_=ids, free_key=st.booleans())
-    def prune(self, id_, free_key) -> None:
-        if id_ in self.known and self.known[id_].final:
-            self.batch.pruned.append((id_, free_key))
-            if free_key:
-                self.known[id_] = msgspec.structs.replace(self.known[id_], key=None)
+    @precondition(lambda self: any(known.final for known in self.known.values()))
+    @rule(data=st.data(), free_key=st.booleans())
+    def prune(self, data, free_key) -> None:
+        id_ = data.draw(st.sampled_from([known.id for known in self.known.values() if known.final]))
+        self.batch.pruned.append((id_, free_key))
+        self.commit()
 
     @rule()
     def commit(self) -> None:
@@ -161,7 +195,7 @@ class Stores(RuleBasedStateMachine):
 
     @rule(query=queries)
     def ask(self, query) -> None:
-        while page := self.both(lambda store: store.query(query)):
+        while page := self.both(lambda store, query=query: store.query(query)):
             query = msgspec.structs.replace(query, after=sort_values(query.order, page[-1].job))
 
     @rule(since=st.integers(0, 5), some=st.lists(ids, max_size=2), kinds=st.sampled_from([[], ["job.lost"]]))
@@ -181,5 +215,9 @@ class Stores(RuleBasedStateMachine):
 
 TestStores = Stores.TestCase
 TestStores.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=20,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes minutes; add Phase.shrink by hand
 )

@@ -15,7 +15,7 @@ from opusd.store import open_store
 from opusd.store.base import Batch, StoreError
 from opusd.store.sqlite import SqliteStore
 from opusd.store.sqlite_open import APPLICATION_ID, Migration, file_system_of, shipped_migrations
-from opusd.testing.stores import born, job
+from opusd.testing.records import born, job
 
 OLD = Path(__file__).parents[1] / "data"
 ROOT = Path(__file__).parents[2]
@@ -182,7 +182,7 @@ async def test_an_old_registry_opens_with_the_code_of_today(tmp_path, name):
     assert [one.id for one in snapshot.jobs] == [1, 2, 7]
     assert (snapshot.last_job, snapshot.last_event, snapshot.settings) == (9, 3, {"paused": ["*"]})
     [full] = await store.records([7])
-    from opusd.testing.stores import FULL_OUTCOME, FULL_RUN, FULL_SPEC, FULL_TERMS
+    from opusd.testing.records import FULL_OUTCOME, FULL_RUN, FULL_SPEC, FULL_TERMS
 
     assert (full.job.terms, full.job.run, full.spec, full.outcome) == (FULL_TERMS, FULL_RUN, FULL_SPEC, FULL_OUTCOME)
     assert [edge.upstream for edge in full.job.edges] == [1, 2]
@@ -196,7 +196,7 @@ def test_the_newest_version_has_an_old_registry_kept():
     newest = shipped_migrations()[-1].number
     kept = sorted(OLD.glob("opusd-v*.db"))
     assert [file.name for file in kept] == [f"opusd-v{number}.db" for number in range(1, newest + 1)]
-    assert APPLICATION_ID == int.from_bytes(b"opus")
+    assert int.from_bytes(b"opus") == APPLICATION_ID
 
 
 def test_the_file_system_of_a_folder_is_that_of_its_deepest_mount():
@@ -215,6 +215,6 @@ def test_the_file_system_of_a_folder_is_that_of_its_deepest_mount():
 async def test_a_network_file_system_is_refused(tmp_path, monkeypatch):
     from opusd.store import sqlite_open
 
-    monkeypatch.setattr(sqlite_open, "file_system_of", lambda folder, mounts: "nfs4")
+    monkeypatch.setattr(sqlite_open, "file_system_of", lambda *_: "nfs4")
     assert "nfs4 file system" in await refusal(tmp_path / "opusd.db")
     assert list(tmp_path.iterdir()) == []

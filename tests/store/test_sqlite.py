@@ -19,7 +19,7 @@ from opusd.core.lifecycle import Status
 from opusd.store import open_store, sqlite_query
 from opusd.store.base import Batch, CommitFailed, OutcomeUnknown, Query
 from opusd.store.sqlite import SqliteStore, Transaction
-from opusd.testing.stores import born, changed, job
+from opusd.testing.records import born, changed, job
 
 OURS = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
@@ -171,7 +171,7 @@ async def test_a_kill_at_any_moment_loses_no_acknowledged_job(path, tmp_path):
         from pathlib import Path
         from opusd.store import open_store
         from opusd.store.base import Batch
-        from opusd.testing.stores import born, job
+        from opusd.testing.records import born, job
 
         async def main():
             store = await open_store(Path(sys.argv[1]))
@@ -185,9 +185,7 @@ async def test_a_kill_at_any_moment_loses_no_acknowledged_job(path, tmp_path):
     )
     told = 0
     for lines in (1, 20, 77):
-        with subprocess.Popen(
-            [sys.executable, program, path], stdout=subprocess.PIPE, text=True, env=OURS
-        ) as writer:
+        with subprocess.Popen([sys.executable, program, path], stdout=subprocess.PIPE, text=True, env=OURS) as writer:
             for _ in range(lines):
                 told = int(writer.stdout.readline())
             writer.send_signal(signal.SIGKILL)
@@ -232,7 +230,7 @@ class Limited(Transaction):
 
     def limit(self):
         wal = self.execute("PRAGMA database_list").fetchone()[2] + "-wal"
-        return no_file_grows_past(os.stat(wal).st_size + 100)
+        return no_file_grows_past(Path(wal).stat().st_size + 100)
 
     def end(self):
         if not self.armed:
@@ -293,7 +291,7 @@ from pathlib import Path
 from opusd.core.job import Spec
 from opusd.store import open_store
 from opusd.store.base import Batch, CommitFailed
-from opusd.testing.stores import born, job
+from opusd.testing.records import born, job
 
 async def main(folder):
     store = await open_store(folder / "opusd.db")
