@@ -80,6 +80,17 @@ async def test_a_cancelled_commit_still_commits(slow):
     assert await ids(slow) == [1, 2]
 
 
+async def test_a_commit_cancelled_before_it_reached_the_writer_still_commits(store):
+    """Else its statements would stay in the outbox, and each later commit run those of the one before."""
+    committing = asyncio.create_task(store.commit(batch(1)))
+    await asyncio.sleep(0)  # noqa: TID251 - one turn of the loop: staged, and not yet sent
+    committing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await committing
+    await store.commit(batch(2))
+    assert await ids(store) == [1, 2]
+
+
 async def test_a_close_waits_for_the_commit_under_way(slow, path):
     committing = asyncio.create_task(slow.commit(batch(1)))
     assert await asyncio.to_thread(Slow.reached.wait, 10)
