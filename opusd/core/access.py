@@ -9,7 +9,7 @@ import msgspec
 from opusd.core.errors import Forbidden, QuotaExceeded
 
 if TYPE_CHECKING:
-    from opusd.core.job import Spec, Terms
+    from opusd.core.job import Job, Spec, Terms
     from opusd.core.limits import Limits
     from opusd.core.state import State
 
@@ -49,6 +49,17 @@ def require_descendant(caller: Caller, job: int, ancestors: tuple[int, ...], wha
         raise Forbidden(message, job=job)
 
 
+def require_running(caller: Caller, state: State) -> Job | None:
+    """The job that this agent works on, which must be unfinished; None for people."""
+    if not caller.agent:
+        return None
+    own = state.jobs.get(caller.job) if caller.job is not None else None
+    if own is None:
+        message = f"{_who(caller)} may not submit: it belongs to no running job"
+        raise Forbidden(message)
+    return own
+
+
 def may_submit(
     caller: Caller,
     spec: Spec,
@@ -62,12 +73,9 @@ def may_submit(
 
     Its cwd is checked where files are.
     """
-    if not caller.agent:
-        return
-    own = state.jobs.get(caller.job) if caller.job is not None else None
+    own = require_running(caller, state)
     if own is None:
-        message = f"{_who(caller)} may not submit: it belongs to no running job"
-        raise Forbidden(message)
+        return
     _asks_nothing_of_people(caller, terms, ancestors)
     allowed = limits.agents[own.terms.agent].may_submit if own.terms.agent in limits.agents else ()
     if terms.agent not in allowed:

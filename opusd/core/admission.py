@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec.structs import replace
 
-from opusd.core.access import Caller, may_submit
+from opusd.core.access import Caller, may_submit, require_running
 from opusd.core.decision import judged, placement
 from opusd.core.dependencies import find_cycle, unsatisfied
-from opusd.core.errors import Conflict, DependencyError, InvalidParams, NotFound, QueueFull, QuotaExceeded
+from opusd.core.errors import Conflict, DependencyError, InvalidParams, NotFound, OpusError, QueueFull
 from opusd.core.job import Edge, EdgeState, IfUnmet, Job, On, Source, Spec, Terms, Tier, intern
 from opusd.core.lifecycle import Status, Step
 from opusd.core.retry import Policy
@@ -104,7 +104,7 @@ def submit(
                 for change in decision.changes[done:]:
                     if change.after.final:  # cancelled at once: what comes after it in the batch is judged by that
                         pending.facts.finals[change.after.id] = (change.after.status, change.after.ancestors)
-        except (InvalidParams, DependencyError, QueueFull, QuotaExceeded, Conflict, NotFound) as error:
+        except OpusError as error:
             error.data.setdefault("index", index)
             raise
     last = {change.after.id: change.after for change in decision.changes}
@@ -146,6 +146,7 @@ def _room(state: State, new: int) -> None:
 
 def _admit(decision: Decision, number: int, submission: Submission, batch: _Batch, caller: Caller) -> Job:
     state, limits, now = decision.state, decision.state.limits, decision.now
+    require_running(caller, state)
     ancestors = _ancestors(state, submission, batch, caller)
     terms = _terms(state, submission, caller, decision.actor)
     agent = limits.agents[terms.agent]
@@ -266,6 +267,10 @@ def _terms(state: State, submission: Submission, caller: Caller, submitted_by: s
         message = f"{what} is for source user alone: this submission says {source}"
         raise InvalidParams(message, path="$.interactive" if submission.interactive else "$.priority")
     name, route = choose_agent(limits, submission, source, tier)
+    if name not in limits.agents:
+        by = "" if route is None else f" by route {route.name}"
+        message = f"this job is{by} for the agent {name}, which is not configured: add it, or name another"
+        raise InvalidParams(message, path="$.agent")
     if (
         route is not None
         and route.priority is not None
