@@ -122,7 +122,7 @@ def _agent(state: State, job: Job) -> list[Constraint]:
     if not slots:
         return [Constraint("worker", f"waits for a worker to claim it: agent {name} has no slots of its own")]
     busy = state.agent_busy(name)
-    if busy >= slots:
+    if busy >= slots and not _above(state, job):
         return [Constraint("slots", f"all {slots} slots of agent {name} are busy")]
     return []
 
@@ -130,12 +130,14 @@ def _agent(state: State, job: Job) -> list[Constraint]:
 def _pool(state: State, job: Job) -> list[Constraint]:
     if not state.slots.get(job.terms.agent):
         return []
-    busy = state.pool_busy()
-    if busy < state.max_concurrent:
-        return []
-    if job.terms.interactive and state.interactive_busy() < state.limits.interactive_slots:
+    if state.pool_busy() < state.max_concurrent or _above(state, job):
         return []
     return [Constraint("pool", f"all {state.max_concurrent} slots of the pool are busy")]
+
+
+def _above(state: State, job: Job) -> bool:
+    """Whether a slot above the pool and the agent's own is free for this job."""
+    return job.terms.interactive and state.interactive_busy() < state.limits.interactive_slots
 
 
 def _resources(state: State, job: Job, now: int) -> list[Constraint]:
