@@ -171,18 +171,7 @@ def _admit(decision: Decision, number: int, submission: Submission, batch: _Batc
         status = {Step.BLOCK: Status.BLOCKED, Step.SCHEDULE: Status.SCHEDULED}.get(where, Status.QUEUED)
         job = replace(job, status=status, queued_at=now if status is Status.QUEUED else None)
     decision.put(None, job, "submitted", spec=submission.spec)
-    unmet = next((edge for edge in edges if edge.state is EdgeState.UNMET and edge.if_unmet is IfUnmet.CANCEL), None)
-    if unmet is not None:
-        detail = {
-            "reason": f"job {unmet.upstream} had ended already, and not as depends_on asks",
-            "upstream": unmet.upstream,
-        }
-        gone = decision.put(
-            job, decision.step(job, Step.CANCEL, completed_at=now), "cancelled", detail=detail, actor="scheduler"
-        )
-        decision.settle(gone)
-        return gone
-    return job
+    return decision.cancel_unmet(job)
 
 
 def _ancestors(state: State, submission: Submission, batch: _Batch, caller: Caller) -> tuple[int, ...]:

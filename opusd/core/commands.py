@@ -75,6 +75,8 @@ def family_of(state: State, number: int) -> list[int]:
 
 
 def _cancel(decision: Decision, job: Job, reason: str | None, grace: int) -> Job:
+    if job.status is Status.CANCELLED:
+        return job
     if job.status in ALIVE:
         run = _run(job)
         if run.ending is Ending.CANCEL:
@@ -210,12 +212,13 @@ def _replaced(decision: Decision, job: Job, after: Job, edit: Edit, facts: Facts
         edges = make_edges(decision.state, job.id, edit.depends, facts)
         refuse_cycle(decision.state, job.id, edges)
         after = replace(after, edges=edges)
-    if job.status is Status.HELD:
-        return decision.put(job, after, "updated", **extra)
-    return _move(decision, job, after, extra)
+    moved = _move(decision, job, after, extra)
+    return moved if edit.depends is UNSET else decision.cancel_unmet(moved)
 
 
 def _move(decision: Decision, job: Job, after: Job, extra: dict[str, Any]) -> Job:
+    if job.status is Status.HELD:
+        return decision.put(job, after, "updated", **extra)
     where = placement(after, decision.now)
     status = {Step.BLOCK: Status.BLOCKED, Step.SCHEDULE: Status.SCHEDULED}.get(where, Status.QUEUED)
     if status is job.status:

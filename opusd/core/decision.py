@@ -110,6 +110,22 @@ class Decision:
         after = self.step(after, where, queued_at=self.now if where is Step.QUEUE else after.queued_at)
         return self.put(before, after, kind or where.value, **extra)
 
+    def cancel_unmet(self, job: Job) -> Job:
+        """Cancel a job whose new edges name an upstream that ended already, otherwise than they ask."""
+        unmet = next(
+            (edge for edge in job.edges if edge.state is EdgeState.UNMET and edge.if_unmet is IfUnmet.CANCEL), None
+        )
+        if unmet is None:
+            return job
+        detail = {
+            "reason": f"job {unmet.upstream} had ended already, and not as depends_on asks",
+            "upstream": unmet.upstream,
+        }
+        after = self.step(job, Step.CANCEL, completed_at=self.now)
+        gone = self.put(job, after, Step.CANCEL.value, detail=detail, actor="scheduler")
+        self.settle(gone)
+        return gone
+
     def settle(self, upstream: Job) -> None:
         """The upstream is final: judge the edges of those that wait for it, and of those that wait for them."""
         todo = [upstream]
