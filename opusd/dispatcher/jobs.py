@@ -52,10 +52,10 @@ class JobVerbs:
 
     async def job_submit_batch(self, session: Session, params: p.JobSubmitBatch) -> results.SubmittedBatch:
         paths = [f"$.jobs[{index}]" for index in range(len(params.jobs))]
-        return results.SubmittedBatch(jobs=await self._submit(session, params.jobs, paths))
+        return results.SubmittedBatch(jobs=await self._submit(session, params.jobs, paths, full=False))
 
     async def _submit(
-        self, session: Session, sent: Sequence[wire.JobSpec], paths: list[str]
+        self, session: Session, sent: Sequence[wire.JobSpec], paths: list[str], *, full: bool = True
     ) -> list[results.Submitted]:
         try:
             admitted = await self._enter(session, sent, paths)
@@ -64,7 +64,7 @@ class JobVerbs:
                 raise
             # A finished job took the key between our look at the registry and the commit: look again.
             admitted = await self._enter(session, sent, paths)
-        return await self._shown(admitted)
+        return await self._shown(admitted, full=full)
 
     async def _enter(self, session: Session, sent: Sequence[wire.JobSpec], paths: list[str]) -> list[Admitted]:
         async with session.turn:
@@ -162,14 +162,14 @@ class JobVerbs:
             raise Forbidden(message, path="$.cwd")
         return replace(submission, spec=replace(submission.spec, cwd=cwd))
 
-    async def _shown(self, admitted: list[Admitted]) -> list[results.Submitted]:
+    async def _shown(self, admitted: list[Admitted], *, full: bool) -> list[results.Submitted]:
         """What is new is shown as it was decided: no read of the registry on the way of a submission."""
         shown = []
         for one, spec in admitted:
             if isinstance(one, Snapshot) and spec is not None:
-                shown.append(results.Submitted(job=view(one, spec, Outcome()), created=True))
+                shown.append(results.Submitted(job=view(one, spec, Outcome(), full=full), created=True))
             elif isinstance(one, int):
-                job = await self._desk.show(await self._desk.look(one))
+                [job] = await self._desk.show_all([await self._desk.look(one)], full=full)
                 shown.append(results.Submitted(job=job, created=False))
         return shown
 
@@ -236,18 +236,44 @@ class JobVerbs:
         if not refs:
             message = "ids is empty: name the jobs to retry"
             raise InvalidParams(message, path="$.ids")
-        if params.cascade:
-            refs += await self._disappointed(refs)
+        desk, facts = self._desk, Facts()
 
         def verb(decision: Decision, job: Job) -> Job:
             require_descendant(session.caller, job.id, job.ancestors, "retry")
-            return commands.retry(decision, job, fresh=params.fresh)
+            return commands.retry(decision, job, fresh=params.fresh, facts=facts)
 
-        return results.Jobs(jobs=await self._desk.change_many(session, refs, verb))
+        async with session.turn:
+            if params.cascade:
+                refs += await self._disappointed(refs)
+            jobs = await self._to_retry(refs, facts)
+            future = desk.writer.command(
+                lambda decision: [desk.decided(decision, job, verb) for job in jobs], session.caller.actor
+            )
+        return results.Jobs(jobs=await desk.show_all(await future))
+
+    async def _to_retry(self, refs: Sequence[Ref], facts: Facts) -> list[Job]:
+        """The jobs, none of them pruned; `facts` learns how the finished jobs ended that they wait for."""
+        desk = self._desk
+        asked: set[int] = set()
+        while True:
+            jobs = [await desk.current(ref) for ref in dict.fromkeys(refs)]
+            finished = [job for job in jobs if job.final]
+            upstreams = {edge.upstream for job in finished for edge in job.edges}
+            unknown = {job.id for job in finished} | {number for number in upstreams if number not in desk.state.jobs}
+            if unknown <= asked:
+                return jobs
+            asked |= unknown
+            await desk.settled()
+            for record in await desk.store.records(sorted(unknown)):
+                facts.finals[record.job.id] = (record.job.status, record.job.ancestors)
+                if record.pruned and any(job.id == record.job.id for job in finished):
+                    message = f"job {record.job.id} was pruned: what it was to do is gone; submit it again"
+                    raise Conflict(message, job=record.job.id)
 
     async def _disappointed(self, refs: Sequence[Ref]) -> list[Ref]:
         """The finished jobs, completed ones aside, that waited for these, in any number of steps."""
         todo = [(await self._desk.current(ref)).id for ref in refs]
+        await self._desk.settled()
         seen = set(todo)
         found: list[Ref] = []
         while todo:

@@ -19,7 +19,7 @@ from opusd.core.times import from_rfc3339, parse_duration, to_rfc3339
 from opusd.dispatcher.desk import Desk, Session, as_tuple
 from opusd.dispatcher.intake import read
 from opusd.dispatcher.views import Snapshot, attempt_view, event_view, snapshot, view
-from opusd.store.base import Query
+from opusd.store.base import Query, sort_values
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from opusd.dispatcher.tally import Tally
     from opusd.store.base import Record
 
-_HISTORY: Final = 10_000
+_HISTORY: Final = 5_000
+_MOST_BYTES: Final = 3 << 20
+"""Of the jobs of one page: a reply is at most 4 MiB."""
 _SHOW_AT_ONCE: Final = 200
 
 
@@ -66,13 +68,10 @@ class ReadVerbs:
             return await self._by_score(params, query)
         after = _cursor(params.cursor, 2 if "completed" in params.order else 1)
         records = await self._desk.store.query(msgspec.structs.replace(query, after=after, limit=params.limit + 1))
-        page = records[: params.limit]
-        jobs = await self._shown(page, full=params.full)
+        jobs = _that_fit(await self._shown(records[: params.limit], full=params.full))
         cursor = None
-        if len(records) > params.limit:
-            last = page[-1].job
-            values = (last.completed_at or 0, last.id) if "completed" in params.order else (last.id,)
-            cursor = ",".join(map(str, values))
+        if len(records) > len(jobs):
+            cursor = ",".join(map(str, sort_values(params.order, records[len(jobs) - 1].job)))
         return results.JobPage(jobs=jobs, next_cursor=cursor)
 
     async def _shown(self, records: list[Record], *, full: bool) -> list[wire.Job]:
@@ -106,7 +105,11 @@ class ReadVerbs:
             kept = msgspec.structs.replace(query, ids=tuple(places), limit=len(chunk), order="id", after=None)
             records = {record.job.id: record for record in await self._desk.store.query(kept)}
             ordered = [records[number] for number in places if number in records][: params.limit - len(found)]
-            found += await self._shown(ordered, full=params.full)
+            shown = await self._shown(ordered, full=params.full)
+            fit = _that_fit([*found, *shown])
+            if len(fit) < len(found) + len(shown):
+                return results.JobPage(jobs=fit, next_cursor=str(places.get(fit[-1].id, last)))
+            found = fit
             last = places[ordered[-1].job.id] if len(found) >= params.limit else chunk[-1]
             keys = self._in_order(last)
         return results.JobPage(jobs=found, next_cursor=str(last))
@@ -277,6 +280,16 @@ class ReadVerbs:
 def _plain(job: Job) -> str:
     """The reason of a job that memory has moved on from in the meantime."""
     return "" if job.final or job.status in ALIVE else f"was {job.status} a moment ago"
+
+
+def _that_fit(jobs: list[wire.Job]) -> list[wire.Job]:
+    """As many of the first ones as one reply holds, at least one: a page may end early, with its cursor."""
+    size = 0
+    for count, job in enumerate(jobs):
+        size += len(msgspec.json.encode(job))
+        if size > _MOST_BYTES and count:
+            return jobs[:count]
+    return jobs
 
 
 def _constraint(found: explain.Constraint) -> results.Constraint:

@@ -79,7 +79,7 @@ CREATE TABLE attempts (
     over        INTEGER NOT NULL CHECK (over IN (0, 1)),
     started_at  INTEGER NOT NULL,
     timeout_at  INTEGER,
-    ending      TEXT CHECK (ending IN ('cancel', 'hold', 'timeout')),
+    ending      TEXT CHECK (ending IN ('cancel', 'hold', 'timeout', 'put_back')),
     kill_at     INTEGER,
     ending_by   TEXT,
     ending_reason TEXT,
