@@ -6,6 +6,7 @@ Records are kept encoded, so that nobody holds a part of the registry in hands.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -118,7 +119,15 @@ class MemoryStore:
         tables = self._open()
         jobs = [record.job for record in tables.records() if not record.job.final]
         settings = {name: msgspec.json.decode(value) for name, value in tables.settings.items()}
-        return Snapshot(jobs, tables.last_job, max(tables.events, default=0), settings)
+        finals = Counter(record.job.status.value for record in tables.records() if record.job.final)
+        ended: dict[str, tuple[int, int]] = {}
+        for row in (
+            msgspec.json.decode(row, type=Attempt) for some in tables.attempts.values() for row in some.values()
+        ):
+            if row.ended_at is not None:
+                all_, good = ended.get(row.agent, (0, 0))
+                ended[row.agent] = (all_ + 1, good + (row.failure is None))
+        return Snapshot(jobs, tables.last_job, max(tables.events, default=0), settings, dict(finals), ended)
 
     async def records(self, ids: Sequence[int]) -> list[Record]:
         tables = self._open()

@@ -260,7 +260,11 @@ class SqliteStore:
             raise StorageUnavailable(f"the registry can't be read: {error}") from error
         settings = {name: from_json(value) for name, value in await _read(self._scan, sqlite_query.LOAD_SETTINGS)}
         [(last_job, last_event)] = await _read(self._scan, sqlite_query.LAST_IDS)
-        return Snapshot(jobs, last_job, last_event, settings)
+        finals = {str(status): int(count) for status, count in await _read(self._scan, sqlite_query.FINALS)}
+        ended = {
+            str(agent): (int(all_), int(good)) for agent, all_, good in await _read(self._scan, sqlite_query.ENDED)
+        }
+        return Snapshot(jobs, last_job, last_event, settings, finals, ended)
 
     async def records(self, ids: Sequence[int]) -> list[Record]:
         found = {row[0]: record_from(row) for row in await _read(self._lookup, *sqlite_query.records(ids))}

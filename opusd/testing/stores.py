@@ -45,7 +45,6 @@ from opusd.testing.records import (
 from opusd.testing.store_reading import Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -268,6 +267,17 @@ class Keeping:
         await store.commit(Batch(changes=[waiting, again]))
         assert await store.attempts(1) == [ended, Attempt(job=1, agent="codex", run=run(2))]
 
+    async def test_a_start_is_told_how_many_jobs_and_attempts_have_ended_and_how(self, store: Store) -> None:
+        for number, status in ((1, Status.COMPLETED), (2, Status.FAILED), (3, Status.COMPLETED), (4, Status.QUEUED)):
+            failure = FailureClass.TIMEOUT if status is Status.FAILED else None
+            row = Attempt(job=number, agent="codex", run=run(1), ended_at=START, failure=failure)
+            await store.commit(Batch(changes=[born(job(number, status), attempt=row)]))
+        under_way = Attempt(job=5, agent="exec", run=run(1))
+        await store.commit(Batch(changes=[born(job(5, Status.RUNNING), attempt=under_way)]))
+        snapshot = await store.load_active()
+        assert snapshot.finals == {"completed": 2, "failed": 1}
+        assert snapshot.attempts == {"codex": (4, 3)}
+
     async def test_events_are_filtered_by_cursor_kind_job_and_group(self, store: Store) -> None:
         grouped = job(2, terms=Terms(group="g"))
         events = [event(1, 1), event(2, 2), event(3, 1, kind="job.started"), event(5, kind="queue.paused"), event(9, 2)]
@@ -343,12 +353,8 @@ class Reopened:
             await self._store.open()
             try:
                 found = await getattr(self._store, name)(*arguments, **options)
-                return Snapshot(list(found.jobs), *_rest(found)) if isinstance(found, Snapshot) else found
+                return msgspec.structs.replace(found, jobs=list(found.jobs)) if isinstance(found, Snapshot) else found
             finally:
                 await self._store.close()
 
         return call
-
-
-def _rest(snapshot: Snapshot) -> Sequence[Any]:
-    return snapshot.last_job, snapshot.last_event, snapshot.settings
