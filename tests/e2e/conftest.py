@@ -25,14 +25,16 @@ from opusd.agents.traces import bury, read_claim
 
 ROOT = Path(__file__).parents[2]
 FINAL = ("completed", "failed", "cancelled", "expired")
-PATIENCE = 20.0
+PATIENCE = 10.0
 NOISE = ("Traceback", "call.failed", "task.failed", "launch.failed", "decision.refused")
 
 
 class House:
     """A daemon with its folder: state, socket, log, and the agents it started."""
 
-    def __init__(self, folder, *, config=None, env=None, arguments=(), shared=False):
+    program = (sys.executable, "-m", "opusd")
+
+    def __init__(self, folder, *, config=None, env=None, arguments=()):
         self.folder = folder
         self.state = folder / "state"
         self.socket = folder / "s.sock"
@@ -63,8 +65,7 @@ class House:
         """Start the process and do not wait for it to be ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "opusd", "--state-dir", str(self.state), "--socket", str(self.socket)]
-                + self.arguments,
+                [*self.program, "--state-dir", str(self.state), "--socket", str(self.socket), *self.arguments],
                 cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                 env=self.env, **options,
             )  # fmt: skip
@@ -127,7 +128,7 @@ class House:
 
     def client(self):
         """A connection of its own; closed at the end of the test."""
-        client = Client(self.socket, timeout=PATIENCE).connect()
+        client = Client(self.socket, timeout=PATIENCE + 5).connect()
         with self._lock:
             self._clients.append(client)
         return client
@@ -145,7 +146,11 @@ class House:
         """A call on the test's own connection."""
         if self._own is None:
             self._own = self.client()
-        return self._own.call(method, **params)
+        try:
+            return self._own.call(method, **params)
+        except OSError:
+            self._own = None  # it is of no use any more
+            raise
 
     def refused(self, method, /, **params):
         """The refusal of a call that must be refused."""
