@@ -7,6 +7,7 @@ a job with no head start would have to be queued to stand in the same place. Not
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -19,6 +20,7 @@ _CRITICAL: Final = 1 << 61
 _BIAS: Final = 1 << 62
 _ID_BITS: Final = 40
 _POINT_BITS: Final = 24
+_INSTANT_AT: Final = _POINT_BITS + _ID_BITS
 _ID_MASK: Final = (1 << _ID_BITS) - 1
 
 
@@ -53,20 +55,35 @@ class Heir(msgspec.Struct, frozen=True, gc=False):
     since: int
 
 
-def rank_key(job: Job, points: Points, heir: Heir | None = None) -> int:
-    """The place of a queued job as one integer, smallest first; equal scores: older queued_at, then id.
-
-    Layout, high bits first: instant (63), points (24), id (40). With an equal instant fewer points mean
-    an older queued_at.
-    """
-    assert job.queued_at is not None
-    tier = job.terms.tier if heir is None or heir.tier < job.terms.tier else heir.tier
+@lru_cache(maxsize=4096)
+def place(tier: Tier, boost: int, points: Points) -> int:
+    """The part of a rank key that jobs of one tier and boost share."""
     if tier is Tier.CRITICAL:
-        since = heir.since if heir is not None and job.terms.tier is not Tier.CRITICAL else critical_since(job)
-        return ((since - _CRITICAL + _BIAS) << _POINT_BITS << _ID_BITS) | job.id
-    head_start = points.of(tier, job.terms.boost)
-    instant = job.queued_at - head_start * _HOUR // points.rate
-    return ((((instant + _BIAS) << _POINT_BITS) | (head_start + (1 << (_POINT_BITS - 1)))) << _ID_BITS) | job.id
+        return (_BIAS - _CRITICAL) << _INSTANT_AT
+    head_start = points.of(tier, boost)
+    points_part = (head_start + (1 << (_POINT_BITS - 1))) << _ID_BITS
+    return ((_BIAS - head_start * _HOUR // points.rate) << _INSTANT_AT) + points_part
+
+
+def key_at(since: int, shared: int, job: int) -> int:
+    """The rank key of a job that stands in line since then; `shared` is its `place`.
+
+    Layout, high bits first: instant (63), points (24), id (40). With an equal instant fewer points mean an older
+    queued_at.
+    """
+    return (since << _INSTANT_AT) + shared + job
+
+
+def rank_key(job: Job, points: Points, heir: Heir | None = None) -> int:
+    """The place of a queued job as one integer, smallest first; equal scores: older queued_at, then id."""
+    terms, since = job.terms, job.queued_at
+    assert since is not None
+    tier = terms.tier
+    if heir is not None and heir.tier > tier:
+        tier = heir.tier
+        if tier is Tier.CRITICAL:
+            since = heir.since
+    return key_at(since, place(tier, terms.boost, points), job.id)
 
 
 def critical_since(job: Job) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from heapq import heapify, heappop, heappush
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -178,11 +178,10 @@ class Lane:
             if signature != PLAIN:
                 self._signatures.update(dict.fromkeys(keys, signature))
             group = self._classes[signature] = _Class()
-            group.heap = keys.copy()
+            group.heap = sorted(keys)  # which is a heap
             group.live = len(keys)
-            heapify(group.heap)
             self._offer(signature, group, group.heap[0])
-        self.order.load([key for keys in entries.values() for key in keys])
+        self.order.load(list(chain.from_iterable(group.heap for group in self._classes.values())))
 
     def remove(self, key: int) -> None:
         self.order.remove(key)

@@ -6,14 +6,14 @@ here decides; what can be derived from the jobs is derived, so a rebuild from th
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from opusd.core.dependencies import Inheritance, unsatisfied
 from opusd.core.job import Job, Run, Terms
 from opusd.core.lifecycle import ALIVE, Status
-from opusd.core.order import Heir, rank_key
+from opusd.core.order import Heir, key_at, place, rank_key
 from opusd.core.ready import Lane, Signature
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class State:
         for job in self.jobs.values():
             if job.status is Status.QUEUED:
                 alike.setdefault(id(job.terms), (job.terms, []))[1].append(self.rank_key(job))
-        self._fill_lanes(alike)
+        self._fill_lanes(alike.values())
 
     # --- changes ----------------------------------------------------------------------------------
 
@@ -131,42 +131,45 @@ class State:
 
     def load(self, jobs: Iterable[Job]) -> None:
         """Fill an empty state: what `apply` would give for each, but at a million jobs in seconds."""
-        queued, points = Status.QUEUED, self.limits.points
-        alike: dict[int, tuple[Terms, list[int]]] = {}  # by identity: Terms are interned
+        queued, all_jobs = Status.QUEUED, self.jobs
+        alike: defaultdict[int, list[Job]] = defaultdict(list)  # by identity: Terms are interned
         linked: list[Job] = []
         for job in jobs:
-            self.jobs[job.id] = job
-            terms = job.terms
+            all_jobs[job.id] = job
             if job.edges:
                 linked.append(job)
-            if job.key is not None or job.ancestors or terms.group is not None:
+            if job.key is not None or job.ancestors or job.terms.group is not None:
                 self._index(job, add=True)
             if job.status is queued:
-                same = alike.get(id(terms))
-                if same is None:
-                    same = alike[id(terms)] = (terms, [])
-                same[1].append(rank_key(job, points))
-            else:
-                self._count(job, 1)
-            due = None if job.status is queued and terms.expires_in is None else job.due
+                alike[id(job.terms)].append(job)
+                continue
+            self._count(job, 1)
+            due = job.due
             if due is not None:
                 self._timers.append((due, job.id))
+        self._load_queued(alike.values())
         heapify(self._timers)
-        self._load_lanes(alike)
         for job in linked:
             self._link(None, job)
             self.inheritance.change(None, job, self.jobs.get)
 
-    def _load_lanes(self, alike: dict[int, tuple[Terms, list[int]]]) -> None:
-        for terms, keys in alike.values():
-            self.statuses[Status.QUEUED] += len(keys)
-            self.tiers[terms.tier] += len(keys)
-            self.agents[terms.agent] += len(keys)
-        self._fill_lanes(alike)
+    def _load_queued(self, alike: Iterable[list[Job]]) -> None:
+        """Lists of jobs of the same Terms: what those share is looked up once."""
+        found: list[tuple[Terms, list[int]]] = []
+        for jobs in alike:
+            terms = jobs[0].terms
+            shared = place(terms.tier, terms.boost, self.limits.points)
+            found.append((terms, [key_at(job.queued_at or 0, shared, job.id) for job in jobs]))
+            self.statuses[Status.QUEUED] += len(jobs)
+            self.tiers[terms.tier] += len(jobs)
+            self.agents[terms.agent] += len(jobs)
+            if terms.expires_in is not None:
+                self._timers += [(job.due, job.id) for job in jobs if job.due is not None]
+        self._fill_lanes(found)
 
-    def _fill_lanes(self, alike: dict[int, tuple[Terms, list[int]]]) -> None:
+    def _fill_lanes(self, alike: Iterable[tuple[Terms, list[int]]]) -> None:
         lanes: dict[str, dict[Signature, list[int]]] = {}
-        for terms, keys in alike.values():
+        for terms, keys in alike:
             lanes.setdefault(terms.agent, {}).setdefault(signature(terms), []).extend(keys)
         for agent, entries in lanes.items():
             self.lane(agent).load(entries)
