@@ -16,6 +16,7 @@ from opusd.core.decision import judged, placement
 from opusd.core.errors import Conflict, InvalidParams
 from opusd.core.job import Edge, EdgeState, Ending, IfUnmet, Job, On, Run, Spec, Terms, Tier, intern
 from opusd.core.lifecycle import ALIVE, FINAL, WAITING, Status, Step, advance
+from opusd.core.limits import Agent
 from opusd.core.state import Pauses
 
 if TYPE_CHECKING:
@@ -234,6 +235,7 @@ def _edited_spec(spec: Spec, edit: Edit) -> Spec:
 
 def _edited_terms(state: State, job: Job, spec: Spec, edit: Edit) -> Terms:
     terms, limits = job.terms, state.limits
+    agents = {terms.agent: Agent(terms.agent), **limits.agents}  # its own may have left the configuration
     if edit.prompt is not UNSET and spec.command is not None:
         message = f"job {job.id} runs a command, not a prompt"
         raise InvalidParams(message, path="$.prompt")
@@ -258,13 +260,13 @@ def _edited_terms(state: State, job: Job, spec: Spec, edit: Edit) -> Terms:
     if terms.tier is Tier.CRITICAL:
         terms = replace(terms, boost=0)
     if edit.needs is not UNSET:
-        terms = replace(terms, needs=checked_needs(limits, limits.agents[terms.agent], edit.needs))
+        terms = replace(terms, needs=checked_needs(limits, agents[terms.agent], edit.needs))
     if edit.timeout is not UNSET:
         terms = replace(terms, timeout=edit.timeout)
     if edit.expires_in is not UNSET:
         terms = replace(terms, expires_in=edit.expires_in)
     if edit.max_retries is not UNSET:
-        terms = replace(terms, retry=retry_policy(limits.agents[terms.agent], terms.retry, edit.max_retries))
+        terms = replace(terms, retry=retry_policy(agents[terms.agent], terms.retry, edit.max_retries))
     return intern(terms)
 
 
