@@ -2,6 +2,7 @@
 
 import pytest
 
+from opusd.core import attempts
 from opusd.core.attempts import MAX_LOSSES
 from opusd.core.job import Job, Outcome
 from opusd.core.lifecycle import Status
@@ -229,3 +230,23 @@ def test_usage_and_session_are_kept_in_the_row_of_the_attempt() -> None:
     assert changes[0].attempt.session_id == "s1"
     assert changes[0].attempt.usage == {"input_tokens": 3}
     assert isinstance(changes[0].outcome, Outcome)
+
+
+def test_an_attempt_that_is_ended_because_the_daemon_stops_costs_nothing_and_keeps_its_place() -> None:
+    world = World()
+    job = started(world)
+    world.decide(lambda decision: attempts.put_back(decision, world[job], 5 * SECOND))
+    ending = world[job]
+    assert ending.status is Status.RUNNING
+    assert ending.run.kill_at == world.now + 5 * SECOND
+    assert world.decide(lambda decision: attempts.put_back(decision, world[job], 0)) is ending
+    back = world.end(job, "agent_error", first=False, signal=15)
+    assert back.status is Status.QUEUED
+    assert (back.retries, back.losses, back.queued_at) == (0, 0, job.queued_at)
+
+
+def test_a_result_that_was_in_before_the_daemon_stopped_counts() -> None:
+    world = World()
+    job = started(world)
+    world.decide(lambda decision: attempts.put_back(decision, world[job], 5 * SECOND))
+    assert world.end(job, first=True).status is Status.COMPLETED

@@ -109,6 +109,17 @@ def test_slots_of_a_job_that_waits_for_its_children_count_as_free() -> None:
     assert world.started() == []
 
 
+def test_an_interactive_slot_of_a_job_that_waits_for_its_children_counts_as_free_too() -> None:
+    world = World(max_concurrent=1, interactive_slots=1)
+    world.submit(agent="codex")
+    world.started()
+    human = world.submit(agent="codex", interactive=True)
+    assert world.started() == [human.id]
+    world.state.lent.add(human.id)
+    second = world.submit(agent="codex", interactive=True)
+    assert world.started() == [second.id]
+
+
 def test_needs_of_a_job_that_waits_for_its_children_stay_held() -> None:
     world = World()
     parent = world.submit(agent="codex", needs={"repo": 1})

@@ -1,0 +1,66 @@
+"""The cache of the registry: what a new configuration changes in it, and what a wrong change does not."""
+
+import pytest
+
+from opusd.core.job import Job, Terms, Tier
+from opusd.core.lifecycle import Status
+from opusd.core.limits import Agent
+from opusd.core.order import Points
+from opusd.core.state import State
+from tests.core import oracle
+from tests.core.world import AGENTS, HOUR, START, World, depends, limits
+
+
+def test_a_new_configuration_reorders_and_keeps_the_sizes_that_people_set() -> None:
+    world = World(max_concurrent=2)
+    old = world.submit(agent="claude", tier=Tier.LOW)
+    world.now += HOUR
+    world.submit(agent="claude", tier=Tier.NORMAL)
+    gone = world.submit(agent="codex")
+    world.submit(agent="claude", tier=Tier.URGENT, depends=(depends(gone.id),))
+    world.resize(1)
+    world.resize(7, "claude")
+    agents = {"claude": AGENTS["claude"], "exec": Agent("exec", slots=9)}
+    new = limits(agents=agents, max_concurrent=2, points=Points(low=0, normal=10, urgent=20))
+    world.state.relimit(new)
+    state = world.state
+    assert (state.max_concurrent, state.slots) == (1, {"claude": 7, "exec": 9})
+    order = oracle.in_order(state, state.jobs, world.now)
+    assert order[0] == old.id
+    fresh = State(new)
+    fresh.load(state.jobs.values())
+    assert fresh.shape() == {**state.shape(), "pauses": set()}
+    assert world.started() == [old.id]
+    assert state.position(world[gone])[0] == 1
+
+
+def test_a_size_in_the_configuration_that_changed_wins() -> None:
+    world = World(max_concurrent=2)
+    world.resize(1)
+    world.resize(7, "codex")
+    world.state.relimit(limits(max_concurrent=5, agents={**AGENTS, "codex": Agent("codex", slots=2)}))
+    assert (world.state.max_concurrent, world.state.slots["codex"]) == (5, 2)
+
+
+def test_positions_count_over_the_lane_and_over_all() -> None:
+    world = World(max_concurrent=0)
+    jobs = [world.submit(agent=agent) for agent in ("claude", "codex", "claude", "codex", "claude")]
+    assert [world.state.position(job) for job in jobs] == [(1, 0), (1, 1), (2, 2), (2, 3), (3, 4)]
+
+
+def test_the_smallest_free_slot_number_is_given_out() -> None:
+    world = World(max_concurrent=3)
+    jobs = [world.submit(command=["ls"]) for _ in range(4)]
+    world.started()
+    world.end(jobs[1])
+    world.started()
+    assert world[jobs[3]].run.slot == 2
+
+
+def test_a_removal_of_what_is_not_in_line_is_an_error_and_not_silent() -> None:
+    state = State(limits())
+    job = Job(id=1, status=Status.QUEUED, terms=Terms(agent="claude"), created_at=START, queued_at=START)
+    state.apply(None, job)
+    state.apply(job, None)
+    with pytest.raises(KeyError):
+        state.apply(job, None)
