@@ -15,7 +15,6 @@ POOL = 3
 BASE = {"low": 0, "normal": 100, "urgent": 200}
 RATE = 25  # points an hour
 TIERS = ["low", "normal", "urgent", "critical"]
-FINAL = {"completed", "failed", "cancelled", "expired"}
 
 
 @dataclass
@@ -243,7 +242,7 @@ def chart(story: Story, columns: int = 80) -> Iterator[str]:
     yield f"ID  TIER      {'WHAT':26} WHEN"
     bar = "".join("x" if place in dead else "=" for place in range(room))
     yield f"{'':14}{'the daemon':26}|{bar}|"
-    for job in sorted(story.jobs.values(), key=lambda job: started.index(job["id"])):
+    for job in sorted(story.jobs.values(), key=lambda job: [*started, job["id"]].index(job["id"])):
         bar = "".join(_cells(story, job["id"], room, column))
         yield f"{job['id']:2}  {job['tier']:8}  {job['title'][:25]:26}|{bar}|"
     length = f"{end - begin:.1f} s"

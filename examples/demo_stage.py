@@ -166,16 +166,21 @@ class Stage:
         return status, len(left)
 
     def _left(self) -> list[tuple[int, int]]:
-        """Processes, as (pid, born), of an environment that names our socket: its folder's name is random."""
+        """Processes, as (pid, born), with a file of our folder open, or an environment that names our socket."""
         found = []
         mark = b"OPUSD_SOCKET=" + os.fsencode(self.socket) + b"\0"
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                with contextlib.suppress(OSError):
-                    if mark in (entry / "environ").read_bytes():
-                        born = work.process_start(int(entry.name))
-                        found += [] if born is None else [(int(entry.name), born)]
+        for process in Path("/proc").glob("[0-9]*"):
+            if int(process.name) == os.getpid():
+                continue
+            with contextlib.suppress(OSError):  # another user's, or over
+                files = [os.readlink(file) for file in (process / "fd").iterdir()]
+                if mark in (process / "environ").read_bytes() or any(map(self._is_in_scratch, files)):
+                    born = work.process_start(int(process.name))
+                    found += [] if born is None else [(int(process.name), born)]
         return found
+
+    def _is_in_scratch(self, file: str) -> bool:
+        return file.startswith(f"{self.scratch}/")
 
 
 @contextlib.contextmanager
