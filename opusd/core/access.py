@@ -77,14 +77,9 @@ def may_submit(
     if own is None:
         return
     _asks_nothing_of_people(caller, terms, ancestors)
-    allowed = limits.agents[own.terms.agent].may_submit if own.terms.agent in limits.agents else ()
-    if terms.agent not in allowed:
-        listed = ", ".join(allowed) or "no agent"
-        message = f"jobs of agent {own.terms.agent} may submit to {listed}, not to {terms.agent} (may_submit)"
-        raise Forbidden(message, agent=terms.agent)
-    if "exec" not in allowed and (spec.command is not None or spec.verify is not None or spec.env):
-        message = "command, verify and env are refused from a job's agent unless its agent's may_submit lists exec"
-        raise Forbidden(message)
+    _only_listed(
+        own, terms.agent, limits, programs=spec.command is not None or spec.verify is not None or bool(spec.env)
+    )
     if len(ancestors) > limits.max_depth:
         message = f"this would be {len(ancestors)} deep and max_depth is {limits.max_depth}"
         raise QuotaExceeded(message, quota="max_depth", limit=limits.max_depth, retry_after=None)
@@ -93,6 +88,24 @@ def may_submit(
     if size >= limits.max_children:
         message = f"{size} jobs descend from job {root} and max_children is {limits.max_children}"
         raise QuotaExceeded(message, quota="max_children", limit=limits.max_children, retry_after=None)
+
+
+def may_edit(caller: Caller, agent: str, state: State, *, command: bool) -> None:
+    """What a job's agent may not submit, it may not make of a job by an update either."""
+    own = require_running(caller, state)
+    if own is not None:
+        _only_listed(own, agent, state.limits, programs=command)
+
+
+def _only_listed(own: Job, agent: str, limits: Limits, *, programs: bool) -> None:
+    allowed = limits.agents[own.terms.agent].may_submit if own.terms.agent in limits.agents else ()
+    if agent not in allowed:
+        listed = ", ".join(allowed) or "no agent"
+        message = f"jobs of agent {own.terms.agent} may submit to {listed}, not to {agent} (may_submit)"
+        raise Forbidden(message, agent=agent)
+    if programs and "exec" not in allowed:
+        message = "command, verify and env are refused from a job's agent unless its agent's may_submit lists exec"
+        raise Forbidden(message)
 
 
 def _asks_nothing_of_people(caller: Caller, terms: Terms, ancestors: tuple[int, ...]) -> None:

@@ -7,11 +7,12 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from opusd.api import results
 from opusd.core import commands
-from opusd.core.access import require_descendant, require_person
+from opusd.core.access import may_edit, require_descendant, require_person
 from opusd.core.admission import Facts, MissingFact, Submission, submit
 from opusd.core.errors import Conflict, Forbidden, InternalError, InvalidParams, OpusError
 from opusd.core.job import Job, Outcome, Spec
@@ -308,6 +309,9 @@ class JobVerbs:
 
                 def verb(decision: Decision, job: Job) -> Job:
                     require_descendant(session.caller, job.id, job.ancestors, "update")
+                    if edit.given() & {"agent", "command"}:
+                        agent = job.terms.agent if isinstance(edit.agent, UnsetType) else edit.agent
+                        may_edit(session.caller, agent, desk.state, command=edit.command is not UNSET)
                     after = commands.update(decision, job, spec.spec, edit, facts, params.version)  # noqa: B023 - called at once
                     if after.run is not None and "timeout" in edit.given():
                         desk.engine.deadline_after(decision, after)
