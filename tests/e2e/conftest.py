@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -258,9 +258,8 @@ class Gate:
             self._hold = None
 
 
-@pytest.fixture
-def build(tmp_path_factory):
-    """build(config=None, env=None, start=True): another daemon."""
+@contextmanager
+def building(tmp_path_factory):
     built = []
 
     def make(config=None, *, env=None, start=True, arguments=()):
@@ -280,15 +279,27 @@ def build(tmp_path_factory):
 
 
 @pytest.fixture
+def build(tmp_path_factory):
+    """build(config=None, env=None, start=True, arguments=()): another daemon."""
+    with building(tmp_path_factory) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def build_for_module(tmp_path_factory):
+    """The same, for all tests of a module."""
+    with building(tmp_path_factory) as make:
+        yield make
+
+
+@pytest.fixture
 def house(build):
     return build()
 
 
 @pytest.fixture(scope="module")
-def _commons(tmp_path_factory):
-    house = House(tmp_path_factory.mktemp("commons"), config="max_concurrent = 8\n").start()
-    yield house
-    house.clean_up()
+def _commons(build_for_module):
+    return build_for_module("max_concurrent = 8\n")
 
 
 @pytest.fixture
