@@ -1,0 +1,1 @@
+"""Group commit, with a registry whose commits fail when the test says so."""
