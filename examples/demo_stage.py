@@ -173,7 +173,7 @@ class Stage:
             if int(process.name) == os.getpid():
                 continue
             with contextlib.suppress(OSError):  # another user's, or over
-                files = [os.readlink(file) for file in (process / "fd").iterdir()]
+                files = [str(file.readlink()) for file in (process / "fd").iterdir()]
                 if mark in (process / "environ").read_bytes() or any(map(self._is_in_scratch, files)):
                     born = work.process_start(int(process.name))
                     found += [] if born is None else [(int(process.name), born)]

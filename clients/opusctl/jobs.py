@@ -111,6 +111,8 @@ def state(job: Job) -> str:
         return str(status)
     words = {"cancelled": "was cancelled", "needs_input": "waits for an answer"}.get(status, f"is {status}")
     reason = job.get("reason")
+    if status == "scheduled" and job.get("run_at"):
+        reason = f"not before {job['run_at'][:19]}Z, {ago(job['run_at'], now())}"
     return f"{words}: {reason}" if reason else words
 
 

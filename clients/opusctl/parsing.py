@@ -62,6 +62,9 @@ class Parser(argparse.ArgumentParser):
             if wrong.startswith("-"):
                 name = wrong.partition("=")[0]
                 raise self.usage_error(f"unknown option {name}{did_you_mean(name, self._option_string_actions)}")
+            if self.verb == "submit":
+                hint = "a command goes behind --, as in opusctl submit -- make test; a prompt behind -p"
+                raise UsageError(f"unexpected argument: {wrong}", hint=hint)
             raise self.usage_error(f"unexpected argument: {wrong}")
         return known
 

@@ -106,8 +106,10 @@ def test_prune_says_what_it_removed(opusctl, daemon):
     daemon.answers["job.prune"] = {"jobs": [1, 2], "dry_run": True}
     ran = opusctl("prune", "--before", "2025-11-01T00:00:00Z", "--status", "failed", "--dry-run")
     assert (ran.code, ran.out) == (0, "2 jobs would be removed\n")
+    assert "titles, states and times stay" not in ran.err
+    assert "titles, states and times stay" in opusctl("prune", "1", "2").err
     sent = {"before": "2025-11-01T00:00:00.000000Z", "status": ["failed"], "dry_run": True}
-    assert daemon.sent("job.prune") == [sent]
+    assert daemon.sent("job.prune") == [sent, {"ids": [1, 2]}]
     assert opusctl("prune", "1", "2", "-q").out == "1\n2\n"
     assert opusctl("prune").code == 2
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 NOW = "2025-11-24T09:00:00.000000Z"
 LATER = "2025-11-24T09:02:05.000000Z"
 
@@ -91,6 +93,20 @@ def test_one_unknown_job_does_not_hide_the_others(opusctl, daemon, job, refusal)
     assert ran.code == 4
     assert "there is no job 4" in ran.err
     assert "job 5" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [("queued", "nothing keeps it from running"), ("running", "it runs"), ("completed", "it is finished")],
+)
+def test_why_says_that_nothing_is_in_the_way(status, says, opusctl, daemon, job):
+    daemon.answers |= {"job.get": job(5, status=status), "job.why": {"runnable": True, "constraints": []}}
+    assert says in opusctl("why", "5").out
+
+
+def test_a_scheduled_job_says_until_when(opusctl, daemon, job):
+    daemon.answers["job.hold"] = job(5, status="scheduled", reason="not before its run_at", run_at=LATER)
+    assert f"is scheduled: not before {LATER[:19]}Z, " in opusctl("hold", "5").out
 
 
 def test_why_draws_each_constraint(opusctl, on_terminal, daemon, job):

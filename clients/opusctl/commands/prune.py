@@ -39,4 +39,6 @@ def run(session: Session, args: Namespace) -> int:
         screen.line(
             f"{plural(len(ids), 'job')} {'would be' if args.dry_run else 'were' if len(ids) != 1 else 'was'} removed"
         )
+        if ids and not args.dry_run:
+            screen.talk("prompts, results and output are gone, keys are free; ids, titles, states and times stay")
     return OK

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opusctl.failure import OK
-from opusctl.jobs import brief, each, now
+from opusctl.jobs import FINAL, brief, each, now
 from opusctl.parsing import ref
 from opusctl.text import ago
 
@@ -52,10 +52,9 @@ def draw(screen: Screen, job: Job, reasons: dict[str, Any]) -> None:
             f"  {one.get('detail') or ''}{end}",
         )
     if not constraints:
-        runnable = reasons.get("runnable")
-        screen.line(
-            last, ("nothing keeps it from running" if runnable else "no constraint applies in this state", "green")
-        )
+        finished = "it is finished" if job["status"] in FINAL else "nothing keeps it from running"
+        words = "it runs" if job["status"] == "running" else finished
+        screen.line(last, (words, "green"))
 
 
 def _until(screen: Screen, until: Any) -> str:
