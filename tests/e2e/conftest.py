@@ -124,6 +124,16 @@ class House:
     def said(self):
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
+    def children(self, pid=None):
+        """The processes whose parent is this one, or the daemon."""
+        pid = self.process.pid if pid is None else pid
+        found = []
+        for place in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it is over
+                if int(place.read_bytes().rpartition(b")")[2].split()[1]) == pid:
+                    found.append(int(place.parent.name))
+        return found
+
     # --- speaking with it -------------------------------------------------------------------------
 
     def client(self):
