@@ -117,7 +117,10 @@ class Store(Protocol):
     async def close(self) -> None: ...
 
     async def load_active(self) -> Snapshot:
-        """All jobs that are not final, each with its edges and its run, in id order."""
+        """All jobs that are not final, each with its edges and its run, in id order.
+
+        To be asked for before the first commit: StoreError as for `open`, where damage takes a while to find.
+        """
 
     async def commit(self, batch: Batch) -> None:
         """All of the batch, durably, or nothing: CommitFailed, CommitRefused, OutcomeUnknown.

@@ -30,7 +30,7 @@ from opusd.store.base import (
     StoreError,
     contains,
 )
-from opusd.store.sqlite_open import Migration, copy_into, prepare, shipped_migrations, sync, uri
+from opusd.store.sqlite_open import Migration, check, copy_into, explained, prepare, shipped_migrations, sync, uri
 from opusd.store.sqlite_rows import (
     Row,
     attempt_from,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from opusd.core.job import Attempt, Edge, Event, Job
     from opusd.store.sqlite_write import Statement
 
-_CHUNK: Final = 2_000
+_CHUNK: Final = 10_000
 _WAL_PAGES: Final = 4_000
 _BUSY_SECONDS: Final = 2
 _WRONG: Final = (
@@ -175,7 +175,7 @@ class SqliteStore:
         except BaseException as error:
             await self.close()
             if isinstance(error, sqlite3.Error):
-                raise StoreError(f"{self.path} can't be opened: {error}") from error
+                raise StoreError(explained(self.path, error)) from error
             raise
 
     async def _require_wal(self, writer: aiosqlite.Connection) -> None:
@@ -242,6 +242,17 @@ class SqliteStore:
     # --- reading ------------------------------------------------------------------------------------
 
     async def load_active(self) -> Snapshot:
+        """Another thread looks meanwhile whether the pages are sound: beside this that takes no time of its own."""
+        checked, snapshot = await asyncio.gather(
+            asyncio.to_thread(check, self.path), self._load_active(), return_exceptions=True
+        )
+        if isinstance(checked, BaseException):
+            raise checked
+        if isinstance(snapshot, BaseException):
+            raise snapshot
+        return snapshot
+
+    async def _load_active(self) -> Snapshot:
         """In chunks, for the rows of a million jobs take more room than the jobs."""
         if self._scan is None:
             raise StorageUnavailable("the registry is closed")

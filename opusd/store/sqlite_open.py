@@ -57,7 +57,7 @@ def uri(path: Path, mode: str) -> str:
 
 
 def prepare(path: Path, migrations: Sequence[Migration]) -> None:
-    """Leave a sound registry of the newest version at `path`, or raise StoreError."""
+    """Leave a registry of the newest version at `path`, or raise StoreError; damage inside is for `check` to find."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_file_system(path)
@@ -66,7 +66,7 @@ def prepare(path: Path, migrations: Sequence[Migration]) -> None:
         _check_header(path)
         _check_and_migrate(path, migrations)
     except sqlite3.Error as error:
-        raise StoreError(_explained(path, error)) from error
+        raise StoreError(explained(path, error)) from error
     except OSError as error:
         hint = (
             "the disk is full: make room"
@@ -76,7 +76,25 @@ def prepare(path: Path, migrations: Sequence[Migration]) -> None:
         raise StoreError(f"{error.filename or path}: {error.strerror or error}; {hint}, and start again") from error
 
 
-def _explained(path: Path, error: sqlite3.Error) -> str:
+def check(path: Path) -> None:
+    """StoreError when a page is damaged. Reads the whole file, and needs no turn of Python while it does."""
+    try:
+        with closing(_connect(path, "ro")) as db:
+            _check(db, path)
+    except sqlite3.Error as error:
+        raise StoreError(explained(path, error)) from error
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    db.execute("PRAGMA ignore_check_constraints = ON")  # they held when the rows were written; a million take 4 s
+    problems = [line for (line,) in db.execute("PRAGMA quick_check(3)") if line != "ok"]
+    if problems:
+        raise StoreError(f"{path} is corrupt ({'; '.join(problems)}): move it away, and {_RESTORE}")
+    db.execute("PRAGMA ignore_check_constraints = OFF")
+
+
+def explained(path: Path, error: sqlite3.Error) -> str:
+    """What a person reads when the registry at `path` can't be used."""
     code = getattr(error, "sqlite_errorcode", None)
     match None if code is None else code & 0xFF:
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
@@ -191,8 +209,8 @@ def _create(path: Path, migrations: Sequence[Migration]) -> None:
     sync(path.parent)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(uri(path, "rw"), uri=True, isolation_level=None, timeout=2)
+def _connect(path: Path, mode: str = "rw") -> sqlite3.Connection:
+    return sqlite3.connect(uri(path, mode), uri=True, isolation_level=None, timeout=2)
 
 
 def _check_and_migrate(path: Path, migrations: Sequence[Migration]) -> None:
@@ -204,13 +222,10 @@ def _check_and_migrate(path: Path, migrations: Sequence[Migration]) -> None:
                 f"{path} is of version {version}, made by a newer opusd; this one knows {newest}:"
                 f" install the newer opusd again, or {_RESTORE}"
             )
-        db.execute("PRAGMA ignore_check_constraints = ON")  # they held when the rows were written; a million take 4 s
-        problems = [line for (line,) in db.execute("PRAGMA quick_check(3)") if line != "ok"]
-        if problems:
-            raise StoreError(f"{path} is corrupt ({'; '.join(problems)}): move it away, and {_RESTORE}")
         if version < 1:
             raise StoreError(f"{path} was begun and never finished (version {version}): move it away, and {_RESTORE}")
-        db.execute("PRAGMA ignore_check_constraints = OFF")
+        if version < newest:
+            _check(db, path)
         for migration in migrations[version:]:
             _backup_before(db, path, migration)
             _migrate(db, migration)

@@ -30,7 +30,9 @@ from opusd.store.sqlite_terms import KNOWN_TERMS, terms_from
 Row = tuple[Any, ...]
 
 # What a job that just waits does not have is one column, NULL: each column of a million rows costs 100 ms.
-JOB_COLUMNS: Final = """jobs.id, version, status, created_at, queued_at, key, terms,
+# The same for what most have: nothing is made of a status that is queued, nor of a time that is the one before it.
+JOB_COLUMNS: Final = """jobs.id, version, nullif(status, 'queued'), created_at,
+       CASE WHEN queued_at = created_at THEN 0 ELSE queued_at END, key, terms,
        CASE WHEN coalesce(run_at, due_at, started_at, completed_at, ancestors, run) IS NULL
              AND attempts + retries + losses = 0 THEN NULL
             ELSE json_array(run_at, due_at, started_at, completed_at, json('[' || ancestors || ']'),
@@ -88,7 +90,7 @@ def from_json(text: str) -> Any:
 
 # --- jobs -----------------------------------------------------------------------------------------
 
-_STATUS: Final = {status.value: status for status in Status}
+_STATUS: Final[dict[str | None, Status]] = {status.value: status for status in Status} | {None: Status.QUEUED}
 
 
 def state_row(job: Job) -> Row:
@@ -117,10 +119,10 @@ def birth_row(job: Job) -> Row:
 
 
 def job_from(row: Row, edges: tuple[Edge, ...] = ()) -> Job:
-    """A Job of JOB_COLUMNS. Equal times are one object: a job that was ready at once is most of them."""
+    """A Job of JOB_COLUMNS."""
     id_, version, status, created_at, queued_at, key, terms, rare = row
     job_terms = KNOWN_TERMS.get(terms) or terms_from(terms)
-    if queued_at == created_at:
+    if queued_at == 0:
         queued_at = created_at
     if rare is None:
         return Job(

@@ -31,11 +31,19 @@ async def path(tmp_path):
     return path
 
 
+async def start(store):
+    try:
+        await store.open()
+        await store.load_active()
+    finally:
+        await store.close()
+
+
 async def refusal(path, **options):
     before = path.read_bytes() if path.is_file() else None
     store = SqliteStore(path, **options)
     with pytest.raises(StoreError) as caught:
-        await store.open()
+        await start(store)
     assert (path.read_bytes() if path.is_file() else None) == before
     return caught.value.message
 
