@@ -17,7 +17,7 @@ from opusd.core.errors import InternalError, OpusError, ShuttingDown, StorageUna
 from opusd.store.base import Batch, CommitFailed, CommitRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from opusd.clock import Clock
     from opusd.core.job import Change, Event
@@ -80,7 +80,7 @@ class Writer:
         self._open: deque[Entry[object]] = deque()
         self._flying: list[Entry[object]] = []
         self._postponed: deque[Entry[object]] = deque()
-        self._alone: deque[Entry[object]] | None = None  # the line while entries are decided one by one
+        self._alone: deque[Entry[object]] | None = None  # the line, undecided, while entries go one by one
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
 
@@ -163,7 +163,12 @@ class Writer:
         self._wake.set()
 
     def _take(self) -> list[Entry[object]]:
+        """The next group. Marks that stand first are let through alone: all that they wait for is on disk."""
         taken: list[Entry[object]] = []
+        while self._open and _is_mark(self._open[0]):
+            taken.append(self._open.popleft())
+        if taken:
+            return taken
         rows = 0
         while self._open and (not taken or rows + self._open[0].rows <= MAX_ROWS):
             entry = self._open.popleft()
@@ -205,14 +210,16 @@ class Writer:
                 effect()
 
     def _undo(self) -> list[Entry[object]]:
-        """All that is not on disk goes back, newest first; the entries, oldest first."""
+        """All that is not on disk goes back, newest first; the entries, oldest first, and those still undecided."""
         entries = [*self._flying, *self._open]
         for entry in reversed(entries):
             if entry.decision is not None:
                 entry.decision.undo()
                 entry.decision = None
+        entries += self._alone or ()
         self._flying = []
         self._open.clear()
+        self._alone = None
         return entries
 
     async def _recover(self, why: str) -> None:
@@ -239,49 +246,55 @@ class Writer:
         self.degraded = None
         self._log("storage.available", facts=len(self._postponed))
         postponed, self._postponed = self._postponed, deque()
-        if self._alone is not None:
-            self._alone.extend(postponed)
-            return
-        for entry in postponed:
-            if self._decide_again(entry):
-                self._open.append(entry)
-                self._wake.set()
-        self._changed()
+        self._reopen(postponed)
 
     async def _one_by_one(self, why: str) -> None:
         """A constraint did not hold: decide each entry again, alone; the offender alone is refused.
 
-        What arrives meanwhile stands behind them, undecided, so that commits stay in the order of decision.
+        What arrives meanwhile stands behind them, undecided, so that commits stay in the order of decision; after
+        them it goes together again.
         """
         self._log("storage.refused", message=why)
         self._alone = deque(self._undo())
-        while self._alone:
+        for _ in range(len(self._alone)):
             entry = self._alone.popleft()
-            if _is_mark(entry):
-                _fail(entry, Undone())
-            elif self._decide_again(entry):
-                await self._commit_alone(entry)
-        self._alone = None
-        self._changed()
+            if self._decide_again(entry) and not await self._commit_alone(entry):
+                return
+        arrived, self._alone = self._alone, None
+        self._reopen(arrived)
 
-    async def _commit_alone(self, entry: Entry[object]) -> None:
+    async def _commit_alone(self, entry: Entry[object]) -> bool:
+        """False when the registry could not be written: those behind it have been seen to."""
         self._flying = [entry]
         batch = _batch(self._flying)
         try:
             if batch is not None:
                 await self._store.commit(batch)
         except CommitRefused as error:
-            self._undo()
+            self._flying = []
+            if entry.decision is not None:
+                entry.decision.undo()
             self._log("decision.refused", message=str(error), actor=entry.actor)
             _fail(entry, InternalError(f"the registry refused this change: {error}"))
         except CommitFailed as error:
             await self._recover(str(error))
+            return False
         else:
             self._flying = []
             self._release([entry])
+        return True
+
+    def _reopen(self, entries: Iterable[Entry[object]]) -> None:
+        """Decide in this order what had to wait, and let it go on; dispatch looks at what that makes."""
+        self._open.extend(entry for entry in entries if self._decide_again(entry))
+        self._wake.set()
+        self._changed()
 
     def _decide_again(self, entry: Entry[object]) -> bool:
-        """Decide an undone entry anew; false when it no longer can be."""
+        """Decide an undone entry anew; false when it no longer can be. Who waited at a mark looks again."""
+        if _is_mark(entry):
+            _fail(entry, Undone())
+            return False
         decision = Decision(self.state, self._clock.now(), entry.actor)
         try:
             entry.value = entry.decide(decision)

@@ -1,0 +1,266 @@
+"""A writer, or an engine, on a real registry whose commits wait, or fail, when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from opusd.agents.spec import Launch
+from opusd.core import admission, commands
+from opusd.core.admission import Facts
+from opusd.core.errors import NotFound
+from opusd.core.state import Pauses, State
+from opusd.dispatcher.desk import Desk
+from opusd.dispatcher.engine import Engine
+from opusd.dispatcher.writer import Writer
+from opusd.store.base import Batch
+from opusd.store.sqlite import SqliteStore
+from opusd.testing.clock import FakeClock
+from opusd.testing.pool import ScriptedPool
+from opusd.testing.stores import FailingStore
+from tests.core.world import PERSON, limits, submission
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from opusd.core.decision import Decision
+    from opusd.core.job import Change, Event, Job, Spec
+
+BOUND = 5.0
+
+
+class Paced(FailingStore):
+    """`hold()` makes commits wait at the door, one after the other, until they are `let` through."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        super().__init__(store)
+        self.batches: list[Batch] = []  # those that came to the door
+        self.written: list[Batch] = []
+        self._arrived = asyncio.Condition()
+        self._door = asyncio.Semaphore(0)
+        self._held = False
+
+    def hold(self) -> None:
+        self._held = True
+
+    def let(self, times: int = 1) -> None:
+        """Let so many commits through that wait, or will."""
+        for _ in range(times):
+            self._door.release()
+
+    def open_door(self) -> None:
+        self._held = False
+        self._door.release()
+
+    async def commit(self, batch: Batch) -> None:
+        self.batches.append(batch)
+        async with self._arrived:
+            self._arrived.notify_all()
+        if self._held:
+            await self._door.acquire()
+        await super().commit(batch)
+        self.written.append(batch)
+
+    async def came(self, count: int) -> None:
+        """Until so many commits have come to the door since the beginning."""
+        async with asyncio.timeout(BOUND), self._arrived:
+            await self._arrived.wait_for(lambda: len(self.batches) >= count)
+
+
+def submitting(**fields: Any) -> Callable[[Decision], Job]:
+    """What decides on one new job."""
+
+    def decide(decision: Decision) -> Job:
+        [(job, _)] = admission.submit(decision, [submission(**fields)], Facts(), PERSON)
+        assert not isinstance(job, int)
+        return job
+
+    return decide
+
+
+def cancelling(number: int) -> Callable[[Decision], Job]:
+    def decide(decision: Decision) -> Job:
+        job = decision.state.jobs.get(number)
+        if job is None:
+            raise NotFound(f"there is no job {number}")
+        return commands.cancel(decision, job, reason=None, grace=10_000_000, cascade=False)
+
+    return decide
+
+
+def noting(kind: str) -> Callable[[Decision], str]:
+    """What writes a row into the audit trail and changes no job; it gives its kind."""
+
+    def decide(decision: Decision) -> str:
+        decision.note(kind)
+        return kind
+
+    return decide
+
+
+async def turns(count: int = 1) -> None:
+    """So many turns of the loop: what is ready runs."""
+    loop = asyncio.get_running_loop()
+    for _ in range(count):
+        turned = loop.create_future()
+        loop.call_soon(turned.set_result, None)
+        await turned
+
+
+async def rebuilt(store: Any, rules: Any) -> State:
+    """What a start would make of the registry."""
+    snapshot = await store.load_active()
+    state = State(rules)
+    state.load(snapshot.jobs)
+    state.last_job, state.last_event = snapshot.last_job, snapshot.last_event
+    state.pauses = Pauses(snapshot.settings.get("paused", ()))
+    return state
+
+
+class Bench:
+    """`say(event)` waits for a record of the log; `released` is what the writer told of, as (kind, cursor)."""
+
+    def __init__(self, store: Paced, **changed: Any) -> None:
+        self.store = store
+        self.clock = FakeClock()
+        self.rules = limits(**changed)
+        self.state = State(self.rules)
+        self.events: list[Event] = []
+        self.changes: list[Change] = []
+        self.log: list[tuple[str, dict[str, Any]]] = []
+        self.decided = 0
+        self.watchers: list[Callable[[list[Change], list[Event]], None]] = []
+        self._logged = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def released(self, changes: list[Change], events: list[Event]) -> None:
+        self.changes += changes
+        self.events += events
+        for watch in self.watchers:
+            watch(changes, events)
+
+    def changed(self) -> None:
+        self.decided += 1
+
+    def say(self, event: str, **fields: Any) -> None:
+        self.log.append((event, fields))
+        task = asyncio.get_running_loop().create_task(self._tell())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tell(self) -> None:
+        async with self._logged:
+            self._logged.notify_all()
+
+    async def said(self, event: str, times: int = 1) -> None:
+        async with asyncio.timeout(BOUND), self._logged:
+            await self._logged.wait_for(lambda: [name for name, _ in self.log].count(event) >= times)
+
+    async def is_as_rebuilt(self) -> None:
+        """Memory is what a start would make of the registry."""
+        again = await rebuilt(self.store, self.rules)
+        assert self.state.shape() == again.shape()
+        assert (self.state.last_job, self.state.last_event) == (again.last_job, again.last_event)
+
+    async def kinds(self) -> list[str]:
+        """The audit trail as it is on disk."""
+        return [event.kind for event in await self.store.events(0, 1000)]
+
+    async def recovers(self, wait: float) -> None:
+        """Let the time pass after which a commit is tried again."""
+        async with asyncio.timeout(BOUND):
+            await self.clock.until_waiting()
+        self.clock.advance(wait)
+
+
+class WriterBench(Bench):
+    def __init__(self, store: Paced, **changed: Any) -> None:
+        super().__init__(store, **changed)
+        self.writer = Writer(self.state, store, self.clock, released=self.released, changed=self.changed, log=self.say)
+        self.running: asyncio.Task[None] | None = None
+
+    def run(self) -> asyncio.Task[None]:
+        self.running = asyncio.create_task(self.writer.run())
+        return self.running
+
+    def submit(self, **fields: Any) -> asyncio.Future[Job]:
+        return self.writer.command(submitting(**fields), PERSON.actor)
+
+    def note(self, kind: str) -> asyncio.Future[str]:
+        return self.writer.fact(noting(kind))
+
+
+class EngineBench(Bench):
+    """An engine with a pool that the test plays; `prepare` may be told to refuse."""
+
+    def __init__(self, store: Paced, **changed: Any) -> None:
+        super().__init__(store, **changed)
+        self.engine = Engine(self.state, store, self.clock, prepare=self._prepare, released=self.released, log=self.say)
+        self.desk = Desk(self.engine)
+        self.writer = self.engine.writer
+        self.pool = ScriptedPool(report=self.engine.report)
+        self.refusal: Exception | None = None
+        self.writing: asyncio.Task[None] | None = None
+        self.turning: asyncio.Task[None] | None = None
+
+    def _prepare(self, job: Job, spec: Spec, token: str) -> Launch:
+        if self.refusal is not None:
+            raise self.refusal
+        run = job.run
+        assert run is not None
+        return Launch(
+            job=job.id, attempt=run.attempt, attempt_id=run.attempt_id, argv=["true"], env={"T": token}, workdir="/"
+        )
+
+    async def begin(self, *, dispatch: bool = True) -> None:
+        self.writing = asyncio.create_task(self.writer.run())
+        await self.engine.recover(self.pool)
+        if dispatch:
+            self.turning = asyncio.create_task(self.engine.run())
+
+    async def stop(self) -> None:
+        if self.turning is not None:
+            self.turning.cancel()
+            with suppress(asyncio.CancelledError):
+                await self.turning
+        self.store.open_door()
+        async with asyncio.timeout(BOUND):
+            await self.engine.drained()
+        self.writer.close()
+        if self.writing is not None:
+            async with asyncio.timeout(BOUND):
+                await asyncio.wait([self.writing])
+
+    async def submit(self, **fields: Any) -> Job:
+        async with asyncio.timeout(BOUND):
+            return await self.writer.command(submitting(**fields), PERSON.actor)
+
+    async def launched(self, count: int) -> None:
+        await self.pool.until(lambda: len(self.pool.launches) >= count, BOUND)
+
+    async def until(self, happened: Callable[[], bool]) -> None:
+        """Until something that is on disk makes this true."""
+        event = asyncio.Event()
+
+        def look(changes: list[Change], events: list[Event]) -> None:
+            if happened():
+                event.set()
+
+        self.watchers.append(look)
+        look([], [])
+        async with asyncio.timeout(BOUND):
+            await event.wait()
+        self.watchers.remove(look)
+
+
+@asynccontextmanager
+async def paced(folder: Path) -> AsyncIterator[Paced]:
+    store = SqliteStore(folder / "opusd.db")
+    await store.open()
+    try:
+        yield Paced(store)
+    finally:
+        await store.close()
