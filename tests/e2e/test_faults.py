@@ -32,6 +32,9 @@ from opus_client import RpcError
         ({"agent": "nobody", "prompt": "x"}, "$.agent"),
         ({"command": ["true"], "boost": 50}, "$.boost"),
         ({"command": ["true"], "boost": 1.5}, "$.boost"),
+        ({"command": ["true"], "boost": "much"}, "$.boost"),
+        ({"command": ["true"], "held": 1}, "$.held"),
+        ({"command": ["true"], "promt": "x"}, "$.promt"),
         ({"command": ["true"], "priority": "highest"}, "$.priority"),
         ({"command": ["true"], "priority": 11}, "$.priority"),
         ({"command": ["true"], "title": "x" * 201}, "$.title"),
@@ -64,6 +67,7 @@ def test_bad_input_is_refused_by_the_name_of_its_field(commons, params, path):
         commons("job.submit", **params)
     assert caught.value.code in (-32602, -32600, -32700)
     if caught.value.code == -32602:
+        assert caught.value.data["code"] == "invalid_params"
         assert caught.value.data["path"].startswith(path), caught.value.data
 
 
