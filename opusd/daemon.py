@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from contextlib import AsyncExitStack, suppress
@@ -55,13 +56,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     socket: Path
     load: Callable[[], Config]
     umask: int | None = None  # of the agents
+    logs: Callable[[Config], bool] = lambda _: False  # sets up the log; whether records of level debug are written
 
 
 class Daemon:
-    """One daemon: `run` until `stop`. `log(event, level="info", **fields)` writes a record.
-
-    `verbose` tells that records of level debug are written at all.
-    """
+    """One daemon: `run` until `stop`. `log(event, level="info", **fields)` writes a record."""
 
     def __init__(
         self,
@@ -71,9 +70,8 @@ class Daemon:
         log: Callable[..., None],
         clock: Clock | None = None,
         supervisor: Supervisor | None = None,
-        verbose: bool = False,
     ) -> None:
-        self._verbose = verbose
+        self._verbose = settings.logs(config)
         self._settings = settings
         self._config = config
         self._log = log
@@ -98,11 +96,24 @@ class Daemon:
             await pool.open()
             await self._store.open()
             stack.push_async_callback(self._store.close)
-            snapshot = await self._store.load_active()
-            self._build(snapshot, pool)
+            await self._load(pool)
             await self._serve(stack, pool)
 
     # --- building ---------------------------------------------------------------------------------
+
+    async def _load(self, pool: AgentPool) -> None:
+        """From the registry to memory. The snapshot is not kept: it would keep every job that ends later.
+
+        The cyclic collector rests meanwhile, for it would look at each of a million rows and find nothing. What is
+        there afterwards lives as long as the daemon: frozen, no collection goes through it and stops the loop.
+        """
+        gc.disable()
+        try:
+            self._build(await self._store.load_active(), pool)
+        finally:
+            gc.enable()
+        gc.collect()
+        gc.freeze()
 
     def _build(self, snapshot: Snapshot, pool: AgentPool) -> None:
         config, settings = self._config, self._settings
@@ -112,13 +123,7 @@ class Daemon:
         _restore(state, snapshot.settings)
         self._tally = Tally(snapshot)
         self._launching = Launching(
-            programs=_programs(config),
-            base=dict(os.environ),
-            socket=str(settings.socket),
-            head=config.output.head,
-            tail=config.output.tail,
-            grace=config.defaults.grace / 1e6,
-            umask=settings.umask,
+            base=dict(os.environ), socket=str(settings.socket), umask=settings.umask, **_launch_values(config)
         )
         self._engine = Engine(
             state, self._store, self._clock, prepare=self._launching.prepare, released=self._released, log=self._log
@@ -134,21 +139,17 @@ class Daemon:
         self._upkeep = Upkeep(
             desk,
             self._runs,
-            finished=config.retention.finished,
-            history=config.retention.history,
-            every=config.retention.every / 1e6,
             log=self._log,
+            **_retention_values(config),
         )
         rooms = [
-            JobVerbs(desk, self._intake, grace=config.defaults.grace),
+            JobVerbs(desk, self._intake),
             reads,
             SteeringVerbs(desk, reads, self._waits, self._feed),
             self._waits,
             self._feed,
             self._upkeep,
-            SystemVerbs(
-                desk, self._waits, about=self._about, reload=self._reload, stop=self.stop, grace=config.defaults.grace
-            ),
+            SystemVerbs(desk, self._waits, about=self._about, reload=self._reload, stop=self.stop),
         ]
         callers = Callers(
             attempt_of=pool.attempt_of,
@@ -249,8 +250,10 @@ class Daemon:
             raise OpusError(message) from error
         self._config = config
         self._state.relimit(config.limits())
-        self._launching.programs = _programs(config)
+        self._launching.configure(**_launch_values(config))
+        self._upkeep.configure(**_retention_values(config))
         self._intake.configure(policies=config.retry, env_secret=config.security.env_secret)
+        self._verbose = self._settings.logs(config)
         self._engine.poke()
         self._log("config.reloaded")
 
@@ -285,6 +288,20 @@ def check_agents(config: Config) -> None:
             check_argv(agent.argv)
         except OpusError as error:
             raise ConfigError(f"agents.{agent.name}.argv: {error.message}") from error
+
+
+def _launch_values(config: Config) -> dict[str, Any]:
+    return {
+        "programs": _programs(config),
+        "head": config.output.head,
+        "tail": config.output.tail,
+        "grace": config.defaults.grace / 1e6,
+    }
+
+
+def _retention_values(config: Config) -> dict[str, Any]:
+    kept = config.retention
+    return {"finished": kept.finished, "history": kept.history, "every": kept.every / 1e6}
 
 
 def _programs(config: Config) -> dict[str, Program]:
