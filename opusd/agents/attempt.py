@@ -12,6 +12,7 @@ from pathlib import Path
 
 from opusd.agents.kernel import boot_seconds
 from opusd.agents.spec import Ended, Exit
+from opusd.agents.traces import read_orders
 from opusd.agents.watch import Waiter
 
 Key = tuple[int, int]
@@ -98,10 +99,4 @@ class Attempt:
 
     def read_orders(self) -> None:
         """What an earlier daemon ordered still holds."""
-        try:
-            orders = json.loads((self.folder / "orders").read_bytes())
-        except (OSError, ValueError):
-            return
-        self.orders = {
-            name: orders[name] for name in ("kill_at", "deadline") if isinstance(orders.get(name), int | float)
-        }
+        self.orders = {**read_orders(self.folder)}

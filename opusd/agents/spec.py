@@ -80,7 +80,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     `result` is the JSON text that the agent wrote to $OPUS_RESULT, None when there is none or it can't be
     used, and then `result_problem` says why. `output_tail` is the last 2 KiB of output; `log_bytes` counts all
-    that was written.
+    that was written. `asked`: a daemon, perhaps an earlier one, had told it to end.
     """
 
     job: int
@@ -90,6 +90,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     result_problem: str | None = None
     output_tail: str = ""
     log_bytes: int = 0
+    asked: bool = False
 
 
 Report = Started | Adopted | NeverRan | Ended

@@ -143,7 +143,17 @@ def settle(folder: Path, job: int, attempt: int, attempt_id: str) -> Ended | Non
         result_problem=problem,
         output_tail=last_text(folder / "output.log"),
         log_bytes=size_of(folder / "output.log"),
+        asked=read_orders(folder).get("kill_at") is not None,
     )
+
+
+def read_orders(folder: Path) -> dict[str, float]:
+    """What a daemon ordered, in seconds since boot: `kill_at`, `deadline`."""
+    try:
+        orders = json.loads((folder / "orders").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {name: orders[name] for name in ("kill_at", "deadline") if isinstance(orders.get(name), int | float)}
 
 
 def read_exit(folder: Path) -> Exit | None:

@@ -228,7 +228,7 @@ class Engine:
                 end = End(failure=FailureClass.LOST, message="the attempt never began", never_ran=True)
                 self.spawn(self._end(report.job, report.attempt, end))
             case Ended():
-                end = ended(report, first=key not in self._stopped)
+                end = ended(report, first=key not in self._stopped and not report.asked)
                 if end.never_ran:
                     self.state.breather = self.clock.now() + _BREATHER
                     self._log("machine.full", level="warning", job=report.job, message=report.exit.message)
