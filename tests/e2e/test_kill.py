@@ -202,3 +202,53 @@ def test_three_losses_of_a_job_fail_it(build):
     kinds = [event["kind"] for event in house("job.history", id=job["id"])["events"]]
     assert kinds.count("job.lost") == 2
     assert kinds[-1] == "job.failed"
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace makes the disk fail")
+@pytest.mark.parametrize("times", [1, 1000])
+def test_after_an_io_error_in_a_commit_the_daemon_is_certain_of_the_outcome_or_ends_with_74(house, times):
+    kept = house.submit("true", held=True, key="kept")
+    inject = f"inject=fdatasync:error=EIO:when=1..{times}"
+    tracer = subprocess.Popen(
+        ["strace", "-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", inject, "-p", str(house.process.pid)],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    line = tracer.stderr.readline()
+    if "attached" not in line:
+        tracer.kill()
+        tracer.communicate()
+        pytest.skip(f"strace may not attach: {line}")
+    try:
+        if times == 1:
+            assert house.refused("job.submit", command=["true"], key="unsure", held=True).code == -32009
+        else:
+            with pytest.raises(ConnectionLost):
+                house("job.submit", command=["true"], key="unsure", held=True)
+            assert house.process.wait(10) == 74
+            assert "submit again with the same key" in house.said()
+    finally:
+        tracer.terminate()
+        tracer.communicate(timeout=10)
+    if times == 1:
+        assert house.refused("job.get", id="unsure").code == -32001
+        deadline = time.monotonic() + 10  # it tells nobody that the disk is well again
+        while house("system.info")["degraded"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+    house.restart()
+    assert house.get("kept")["id"] == kept["id"]
+    again = house("job.submit", command=["true"], key="unsure", held=True)
+    assert again["job"]["key"] == "unsure"
+    assert len([job for job in house("job.list")["jobs"] if job["key"] == "unsure"]) == 1
+
+
+def test_an_agent_that_ends_well_on_term_is_cancelled_also_when_the_daemon_died_in_between(house):
+    job = house.sh("trap 'sleep 0.3; exit 0' TERM; echo ready; while :; do sleep 0.05; done")
+    house.output(job, "ready")
+    house("job.cancel", id=job["id"], grace=20)
+    house.kill()
+    record = house.state / "runs" / str(job["id"]) / "1" / "exit"
+    deadline = time.monotonic() + 10
+    while not record.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    house.start()
+    assert house.ended(job)["status"] == "cancelled"
