@@ -167,7 +167,7 @@ class Daemon:
         await engine.recover(pool)
         listening = self._supervisor.listening
         await self._server.serve(self._settings.socket, listening[0] if listening else None)
-        stack.push_async_callback(self._quiet)
+        stack.push_async_callback(self._quiet, writing)
         writer.fact(lambda decision: decision.note("daemon.started", detail={"pid": os.getpid()}), "daemon")
         self._handle_signals(stack)
         parts: list[Coroutine[Any, Any, None]] = [engine.run(), self._upkeep.run()]
@@ -183,13 +183,14 @@ class Daemon:
         for task in done:
             task.result()
 
-    async def _quiet(self) -> None:
-        """No new dispatch, no new calls; replies and the last facts are let out."""
+    async def _quiet(self, writing: asyncio.Task[None]) -> None:
+        """No new dispatch, no new calls; replies and the last facts are let out. Without a writer there are none."""
         self._supervisor.stopping()
         self._state.draining = True
-        await self._server.close(_CLOSE_SECONDS)
+        patience = 0.0 if writing.done() else _CLOSE_SECONDS
+        await self._server.close(patience)
         with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
+            async with asyncio.timeout(patience):
                 await self._engine.drained()
         self._engine.writer.fact(lambda decision: decision.note("daemon.stopped"), "daemon")
         self._log("daemon.stopped", pid=os.getpid())

@@ -224,7 +224,7 @@ def test_after_an_io_error_in_a_commit_the_daemon_is_certain_of_the_outcome_or_e
         else:
             with pytest.raises(ConnectionLost):
                 house("job.submit", command=["true"], key="unsure", held=True)
-            assert house.process.wait(10) == 74
+            assert house.process.wait(4) == 74
             assert "submit again with the same key" in house.said()
     finally:
         tracer.terminate()
