@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from opusd.agents.spec import Adopted, Ended, Launch, NeverRan, Report, Started
 from opusd.core import attempts, scheduler
 from opusd.core.attempts import End
-from opusd.core.errors import OpusError
+from opusd.core.errors import OpusError, StorageUnavailable
 from opusd.core.job import Job, Outcome
 from opusd.core.retry import FailureClass
 from opusd.dispatcher.writer import Writer
@@ -198,10 +198,17 @@ class Engine:
         try:
             launch = self._prepare(job, (await self.store.records([job.id]))[0].spec, token)
         except OpusError as error:
-            await self._end(job.id, run.attempt, End(failure=FailureClass.CONFIG, message=error.message))
-            return
+            if not isinstance(error, StorageUnavailable):
+                await self._end(job.id, run.attempt, End(failure=FailureClass.CONFIG, message=error.message))
+                return
+            failed: Exception | None = error
         except Exception as error:  # noqa: BLE001 - the top of a task: the attempt must not stay half begun
-            self._log("launch.failed", level="error", job=job.id, attempt=run.attempt, message=repr(error))
+            failed = error
+        else:
+            failed = None
+        if failed is not None:  # that says nothing of the job: it is put back, and tried again a second later
+            self._log("launch.failed", level="error", job=job.id, attempt=run.attempt, message=repr(failed))
+            self.state.breather = self.clock.now() + _BREATHER
             await self._end(job.id, run.attempt, unbegun)
             return
         current = self.state.jobs.get(job.id)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from opusd.agents.spec import Launch
 from opusd.core import admission, commands
 from opusd.core.admission import Facts
-from opusd.core.errors import NotFound
+from opusd.core.errors import NotFound, StorageUnavailable
 from opusd.core.state import Pauses, State
 from opusd.dispatcher.desk import Desk
 from opusd.dispatcher.engine import Engine
 from opusd.dispatcher.writer import Writer
-from opusd.store.base import Batch
+from opusd.store.base import Batch, Record
 from opusd.store.sqlite import SqliteStore
 from opusd.testing.clock import FakeClock
 from opusd.testing.pool import ScriptedPool
@@ -42,6 +42,25 @@ class Paced(FailingStore):
         self._arrived = asyncio.Condition()
         self._door = asyncio.Semaphore(0)
         self._held = False
+        self.unreadable = 0  # so many reads of records fail
+        self._readable = asyncio.Event()
+        self._readable.set()
+        self._find = store.records
+        self.records = self._records
+
+    def pause_reading(self) -> None:
+        """Reads of records wait until `resume_reading`."""
+        self._readable.clear()
+
+    def resume_reading(self) -> None:
+        self._readable.set()
+
+    async def _records(self, ids: Sequence[int]) -> list[Record]:
+        await self._readable.wait()
+        if self.unreadable:
+            self.unreadable -= 1
+            raise StorageUnavailable("the registry can't be read: disk I/O error")
+        return await self._find(ids)
 
     def hold(self) -> None:
         self._held = True
@@ -253,6 +272,7 @@ class EngineBench(Bench):
         look([], [])
         async with asyncio.timeout(BOUND):
             await event.wait()
+            await self.desk.settled()
         self.watchers.remove(look)
 
 
