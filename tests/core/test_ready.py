@@ -119,6 +119,22 @@ def test_best_is_the_first_in_order_whose_class_lacks_nothing(
     assert lane.best(nothing) == min((key for key, _ in left), default=None)
 
 
+@pytest.mark.parametrize("classes", [1, 2, 3, 20])
+def test_when_most_of_a_lane_has_left_the_rest_is_taken_in_order(classes: int) -> None:
+    lane = Lane()
+    signatures = [PLAIN, *(Signature(group=f"g{number}") for number in range(1, classes))]
+    for key in range(2_000):
+        lane.push(key, signatures[key % classes])
+    kept = [key for key in range(2_000) if key // classes % 10 == 0]
+    for key in sorted(set(range(2_000)) - set(kept), reverse=True):  # from behind: no head gives way by surfacing
+        lane.remove(key)
+    taken = []
+    while (key := lane.best(nothing)) is not None:
+        lane.remove(key)
+        taken.append(key)
+    assert taken == kept
+
+
 def test_a_class_that_lacks_something_is_not_asked_again_before_it_is_woken() -> None:
     lane = Lane()
     asked: list[int] = []
