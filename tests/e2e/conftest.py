@@ -24,7 +24,6 @@ from opusd.agents.kernel import signal_verified
 from opusd.agents.traces import bury, read_claim
 
 ROOT = Path(__file__).parents[2]
-FINAL = ("completed", "failed", "cancelled", "expired")
 PATIENCE = 10.0
 NOISE = ("Traceback", "call.failed", "task.failed", "launch.failed", "decision.refused")
 

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+FINAL = ("completed", "failed", "cancelled", "expired")
 AGENTS = """
 max_concurrent = 1
 default_agent = "echo"
@@ -25,15 +26,37 @@ priority = "urgent"
 """
 
 
-@pytest.fixture
-def full(build):
-    """A daemon with one slot, which a job has until the gate is opened."""
-    house = build(AGENTS)
-    house.door = house.gate("door")
+def occupied(house):
+    """The daemon with its one slot taken by a job, `house.first`, until the gate `house.door` is opened."""
+    house.door = house.gate(f"door{len(list(house.work.iterdir()))}")
     house.first = house.sh(house.door.wait)
     house.begun(house.first)
+    return house
+
+
+@pytest.fixture
+def full(build):
+    """A daemon of its own with one slot, which is taken."""
+    house = occupied(build(AGENTS))
     yield house
     house.door.close()
+
+
+@pytest.fixture(scope="module")
+def _crowd(build_for_module):
+    return build_for_module(AGENTS)
+
+
+@pytest.fixture
+def crowd(_crowd):
+    """The same, but its registry holds what the tests before have left, all of it finished."""
+    yield occupied(_crowd)
+    _crowd("queue.resume")
+    for job in _crowd("job.list", limit=1000)["jobs"]:
+        if job["status"] not in FINAL:
+            _crowd("job.cancel", id=job["id"], grace=0)
+    _crowd("job.wait", ids=[_crowd.first["id"]], timeout=10)
+    _crowd.door.close()
 
 
 # --- dependencies -------------------------------------------------------------------------------------
@@ -232,35 +255,35 @@ def test_jobs_go_in_the_order_of_their_tiers_and_boosts_and_peek_shows_it(full):
     assert log.read_text().split() == order
 
 
-def test_a_humans_message_starts_at_once_when_the_pool_is_full(full):
-    waiting = full.submit("true", priority="critical")
-    message = full.submit("true", interactive=True)
+def test_a_humans_message_starts_at_once_when_the_pool_is_full(crowd):
+    waiting = crowd.submit("true", priority="critical")
+    message = crowd.submit("true", interactive=True)
     assert message["tier"] == "critical"
-    assert full.ended(message)["status"] == "completed"
-    assert full.get(waiting)["status"] == "queued"
-    assert full("queue.status")["pool"] == {"max_concurrent": 1, "busy": 1, "interactive_slots": 1}
+    assert crowd.ended(message)["status"] == "completed"
+    assert crowd.get(waiting)["status"] == "queued"
+    assert crowd("queue.status")["pool"] == {"max_concurrent": 1, "busy": 1, "interactive_slots": 1}
 
 
-def test_what_a_blocked_human_waits_for_inherits_its_tier(full):
-    low = full.submit("true", priority="low")
-    other = full.submit("true", priority="urgent")
-    assert (full.get(low)["position"], full.get(other)["position"]) == (2, 1)
-    human = full.submit("true", depends_on=[low["id"]], interactive=True)
-    seen = full.get(low)
+def test_what_a_blocked_human_waits_for_inherits_its_tier(crowd):
+    low = crowd.submit("true", priority="low")
+    other = crowd.submit("true", priority="urgent")
+    assert (crowd.get(low)["position"], crowd.get(other)["position"]) == (2, 1)
+    human = crowd.submit("true", depends_on=[low["id"]], interactive=True)
+    seen = crowd.get(low)
     assert (seen["position"], seen["inherits"]) == (1, {"tier": "critical", "job": human["id"]})
     assert seen["dependents"] == [human["id"]]
 
 
-def test_a_prompt_takes_the_first_route_that_matches_or_the_default_agent(full):
-    review = full.submit(prompt="look at it\nclosely", type="review")
+def test_a_prompt_takes_the_first_route_that_matches_or_the_default_agent(crowd):
+    review = crowd.submit(prompt="look at it\nclosely", type="review")
     assert (review["agent"], review["route"], review["tier"], review["title"]) == (
         "second", "reviews", "urgent", "look at it",
     )  # fmt: skip
-    plain = full.submit(prompt="hello")
+    plain = crowd.submit(prompt="hello")
     assert (plain["agent"], plain["route"]) == ("echo", None)
-    full.door.open()
-    assert full.ended(plain)["result"]["summary"] == "hello"
-    assert full.submit()["agent"] == "pull"
+    crowd.door.open()
+    assert crowd.ended(plain)["result"]["summary"] == "hello"
+    assert crowd.submit()["agent"] == "pull"
 
 
 def test_without_an_agent_for_it_a_prompt_is_refused_with_what_to_configure(commons):
@@ -272,7 +295,7 @@ def test_without_an_agent_for_it_a_prompt_is_refused_with_what_to_configure(comm
 # --- update -------------------------------------------------------------------------------------------
 
 
-def test_each_field_of_a_waiting_job_can_be_changed(full):
+def test_each_field_of_a_waiting_job_can_be_changed(crowd):
     for field, value, shown in [
         ("title", "better", "better"),
         ("labels", ["for:me"], ["for:me"]),
@@ -287,45 +310,45 @@ def test_each_field_of_a_waiting_job_can_be_changed(full):
         ("max_retries", 2, 2),
         ("run_at", "2099-01-01T00:00:00Z", "2099-01-01T00:00:00.000000Z"),
     ]:
-        job = full.submit("true")
-        after = full("job.update", id=job["id"], version=job["version"], **{field: value})
+        job = crowd.submit("true")
+        after = crowd("job.update", id=job["id"], version=job["version"], **{field: value})
         assert after[field] == shown
         assert after["version"] == job["version"] + 1
-        seen = full.get(job)
+        seen = crowd.get(job)
         assert seen == after | {"score": seen["score"]}
-        assert full.refused("job.update", id=job["id"], version=job["version"], **{field: value}).code == -32002
-        full("job.cancel", id=job["id"])
+        assert crowd.refused("job.update", id=job["id"], version=job["version"], **{field: value}).code == -32002
+        crowd("job.cancel", id=job["id"])
 
 
-def test_a_prompt_and_its_agent_can_be_changed_while_it_waits(full):
-    job = full.submit(prompt="one")
-    assert full("job.update", id=job["id"], prompt="two", agent="second")["agent"] == "second"
-    assert full("job.update", id=job["id"], agent="echo")["prompt"] == "two"
-    assert full.refused("job.update", id=job["id"], command=["true"]).code == -32602
-    assert full.refused("job.update", id=job["id"], agent="exec").code == -32602
-    full.door.open()
-    assert full.ended(job)["result"]["summary"] == "two"
+def test_a_prompt_and_its_agent_can_be_changed_while_it_waits(crowd):
+    job = crowd.submit(prompt="one")
+    assert crowd("job.update", id=job["id"], prompt="two", agent="second")["agent"] == "second"
+    assert crowd("job.update", id=job["id"], agent="echo")["prompt"] == "two"
+    assert crowd.refused("job.update", id=job["id"], command=["true"]).code == -32602
+    assert crowd.refused("job.update", id=job["id"], agent="exec").code == -32602
+    crowd.door.open()
+    assert crowd.ended(job)["result"]["summary"] == "two"
 
 
-def test_a_running_job_lets_its_timeout_be_changed_and_a_finished_one_its_title(full):
-    job = full.first["id"]
-    assert full("job.update", id=job, labels=["x"])["labels"] == ["x"]
-    assert full.refused("job.update", id=job, boost=1).data["fields"] == ["boost"]
-    assert full.refused("job.update", id=job, run_at="2099-01-01T00:00:00Z").code == -32002
-    assert full("job.update", id=job, timeout=0.3)["timeout_at"] is not None
-    assert full.ended(job)["error"]["class"] == "timeout"
-    assert full("job.update", id=job, title="done with")["title"] == "done with"
-    assert full.refused("job.update", id=job, timeout=3).code == -32002
+def test_a_running_job_lets_its_timeout_be_changed_and_a_finished_one_its_title(crowd):
+    job = crowd.first["id"]
+    assert crowd("job.update", id=job, labels=["x"])["labels"] == ["x"]
+    assert crowd.refused("job.update", id=job, boost=1).data["fields"] == ["boost"]
+    assert crowd.refused("job.update", id=job, run_at="2099-01-01T00:00:00Z").code == -32002
+    assert crowd("job.update", id=job, timeout=0.3)["timeout_at"] is not None
+    assert crowd.ended(job)["error"]["class"] == "timeout"
+    assert crowd("job.update", id=job, title="done with")["title"] == "done with"
+    assert crowd.refused("job.update", id=job, timeout=3).code == -32002
 
 
-def test_run_at_and_depends_on_move_a_job_to_where_it_belongs(full):
-    job = full.submit("true", delay="1h")
+def test_run_at_and_depends_on_move_a_job_to_where_it_belongs(crowd):
+    job = crowd.submit("true", delay="1h")
     assert (job["status"], job["due_at"] or job["run_at"], bool(job["reason"])) == ("scheduled", job["run_at"], True)
-    assert full("job.update", id=job["id"], depends_on=[full.first["id"]])["status"] == "blocked"
-    assert full("job.update", id=job["id"], depends_on=[])["status"] == "scheduled"
-    assert full("job.update", id=job["id"], run_at=None)["status"] == "queued"
-    full.door.open()
-    assert full.ended(job)["status"] == "completed"
+    assert crowd("job.update", id=job["id"], depends_on=[crowd.first["id"]])["status"] == "blocked"
+    assert crowd("job.update", id=job["id"], depends_on=[])["status"] == "scheduled"
+    assert crowd("job.update", id=job["id"], run_at=None)["status"] == "queued"
+    crowd.door.open()
+    assert crowd.ended(job)["status"] == "completed"
 
 
 def test_a_scheduled_job_begins_when_its_time_has_come(commons):
@@ -334,12 +357,12 @@ def test_a_scheduled_job_begins_when_its_time_has_come(commons):
     assert commons.ended(job)["status"] == "completed"
 
 
-def test_a_ready_job_expires_when_nothing_began_in_time(full):
-    job = full.submit("true", expires_in=0.2)
-    after = full.submit("true", depends_on=[{"job": job["id"], "if_unmet": "cancel"}])
-    gone = full.ended(job)
+def test_a_ready_job_expires_when_nothing_began_in_time(crowd):
+    job = crowd.submit("true", expires_in=0.2)
+    after = crowd.submit("true", depends_on=[{"job": job["id"], "if_unmet": "cancel"}])
+    gone = crowd.ended(job)
     assert (gone["status"], bool(gone["reason"])) == ("expired", True)
-    assert full.get(after)["status"] == "cancelled"
+    assert crowd.get(after)["status"] == "cancelled"
 
 
 # --- pause, drain, resize ---------------------------------------------------------------------------------
@@ -363,17 +386,17 @@ def test_a_pause_holds_what_it_names_also_across_a_restart(build, what):
     assert [one["status"] for one in house.ended(job, message)] == ["completed", "completed"]
 
 
-def test_drain_waits_until_nothing_runs_and_stays_paused(full):
-    waiting = full.submit("true")
-    assert len(full("queue.drain", timeout=0.1)["running"]) == 1
+def test_drain_waits_until_nothing_runs_and_stays_paused(crowd):
+    waiting = crowd.submit("true")
+    assert len(crowd("queue.drain", timeout=0.1)["running"]) == 1
     with ThreadPoolExecutor() as threads:
-        draining = threads.submit(full.client().call, "queue.drain", timeout=10)
-        full.until(lambda: full("queue.status")["paused"])
-        full.door.open()
+        draining = threads.submit(crowd.client().call, "queue.drain", timeout=10)
+        crowd.until(lambda: crowd("queue.status")["paused"])
+        crowd.door.open()
         assert draining.result(10)["running"] == []
-    assert full.get(waiting)["status"] == "queued"
-    full("queue.resume")
-    full.ended(waiting)
+    assert crowd.get(waiting)["status"] == "queued"
+    crowd("queue.resume")
+    crowd.ended(waiting)
 
 
 def test_resizing_the_pool_starts_more_and_ends_nothing_and_survives_a_restart(full):
@@ -398,22 +421,22 @@ def test_resizing_the_pool_starts_more_and_ends_nothing_and_survives_a_restart(f
 # --- waiting ------------------------------------------------------------------------------------------
 
 
-def test_wait_for_any_for_a_group_until_started_and_until_its_timeout(full):
-    quick = full.submit("true", group="pair", interactive=True)
-    slow = full.submit("true", group="pair")
-    found = full("job.wait", ids=[slow["id"], quick["id"]], any=True, timeout=10)
+def test_wait_for_any_for_a_group_until_started_and_until_its_timeout(crowd):
+    quick = crowd.submit("true", group="pair", interactive=True)
+    slow = crowd.submit("true", group="pair")
+    found = crowd("job.wait", ids=[slow["id"], quick["id"]], any=True, timeout=10)
     assert found["done"] is True
     assert [job["status"] for job in found["jobs"]] == ["queued", "completed"]
-    late = full("job.wait", group="pair", timeout=0.1)
+    late = crowd("job.wait", group="pair", timeout=0.1)
     assert (late["done"], [job["id"] for job in late["jobs"]]) == (False, [quick["id"], slow["id"]])
-    assert full("job.wait", ids=[full.first["id"]], until="started", timeout=0)["done"] is True
-    assert full("job.wait", ids=[slow["id"]], until="started", timeout=0)["done"] is False
-    full.door.open()
-    assert full("job.wait", group="pair", timeout=10)["done"] is True
-    assert full.refused("job.wait", ids=[4711]).code == -32001
-    assert full.refused("job.wait", group="nobody").code == -32001
-    assert full.refused("job.wait", ids=[]).code == -32602
-    assert full.refused("job.wait").code == -32602
+    assert crowd("job.wait", ids=[crowd.first["id"]], until="started", timeout=0)["done"] is True
+    assert crowd("job.wait", ids=[slow["id"]], until="started", timeout=0)["done"] is False
+    crowd.door.open()
+    assert crowd("job.wait", group="pair", timeout=10)["done"] is True
+    assert crowd.refused("job.wait", ids=[4711]).code == -32001
+    assert crowd.refused("job.wait", group="nobody").code == -32001
+    assert crowd.refused("job.wait", ids=[]).code == -32602
+    assert crowd.refused("job.wait").code == -32602
 
 
 # --- lists ----------------------------------------------------------------------------------------------
@@ -509,22 +532,22 @@ def test_status_counts_what_is_there(full):
     assert full("queue.status")["counts"] == counts
 
 
-def test_every_job_that_waits_has_a_reason_that_why_gives_as_data(full):
-    first = full.first["id"]
+def test_every_job_that_waits_has_a_reason_that_why_gives_as_data(crowd):
+    first = crowd.first["id"]
     for job, kind in {
-        full.submit("true", held=True)["id"]: "held",
-        full.submit("true", depends_on=[first])["id"]: "dependency",
-        full.submit("true", delay="1h")["id"]: "scheduled",
-        full.submit("true")["id"]: "pool",
-        full.submit(prompt="x", agent="second")["id"]: "slots",
-        full.submit()["id"]: "slots",
+        crowd.submit("true", held=True)["id"]: "held",
+        crowd.submit("true", depends_on=[first])["id"]: "dependency",
+        crowd.submit("true", delay="1h")["id"]: "scheduled",
+        crowd.submit("true")["id"]: "pool",
+        crowd.submit(prompt="x", agent="second")["id"]: "slots",
+        crowd.submit()["id"]: "slots",
     }.items():
-        why = full("job.why", id=job)
-        shown = full.get(job)
+        why = crowd("job.why", id=job)
+        shown = crowd.get(job)
         assert why["runnable"] is False
         assert why["constraints"][0]["kind"] in (kind, "worker", "pull"), why
         assert why["constraints"][0]["detail"] in shown["reason"]
-    assert full("job.why", id=first)["constraints"] == []
+    assert crowd("job.why", id=first)["constraints"] == []
 
 
 # --- pruning --------------------------------------------------------------------------------------------
