@@ -50,19 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_agents(config)
     except ConfigError as error:
         return _refuse(str(error), _CONFIG_ERROR)
-    log.configure(
-        level=arguments.log_level or config.log.level,
-        form=arguments.log_format or config.log.format,
-        now=SystemClock().now,
-    )
+
+    def logs(config: Config) -> bool:
+        level = arguments.log_level or config.log.level
+        log.configure(level=level, form=arguments.log_format or config.log.format, now=SystemClock().now)
+        return bool(level == "debug")
+
     if arguments.check:
         print(f"{path}: ok, no job waits longer than {config.longest_wait_hours():.1f} h for others")
         return 0
-    settings = Settings(state_dir=state_dir, socket=_socket(arguments.socket, config), load=read, umask=umask)
-    return _run(settings, config, supervisor, verbose=(arguments.log_level or config.log.level) == "debug")
+    socket = _socket(arguments.socket, config)
+    settings = Settings(state_dir=state_dir, socket=socket, load=read, umask=umask, logs=logs)
+    return _run(settings, config, supervisor)
 
 
-def _run(settings: Settings, config: Config, supervisor: Supervisor, *, verbose: bool) -> int:
+def _run(settings: Settings, config: Config, supervisor: Supervisor) -> int:
     try:
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         settings.state_dir.chmod(0o700)
@@ -72,7 +74,7 @@ def _run(settings: Settings, config: Config, supervisor: Supervisor, *, verbose:
     except OSError as error:
         return _refuse(f"{settings.state_dir} can't be used: {error.strerror}", _CONFIG_ERROR)
     try:
-        uvloop.run(_daemon(settings, config, supervisor, verbose=verbose))
+        uvloop.run(_daemon(settings, config, supervisor))
     except (StoreError, PlaceRefused) as error:
         return _refuse(error.message, _CONFIG_ERROR)
     except OutcomeUnknown as error:
@@ -86,13 +88,13 @@ def _run(settings: Settings, config: Config, supervisor: Supervisor, *, verbose:
     return 0
 
 
-async def _daemon(settings: Settings, config: Config, supervisor: Supervisor, *, verbose: bool) -> None:
+async def _daemon(settings: Settings, config: Config, supervisor: Supervisor) -> None:
     logger = structlog.get_logger()
 
     def say(event: str, *, level: str = "info", **fields: Any) -> None:
         getattr(logger, level)(event, **fields)
 
-    await Daemon(settings, config, log=say, supervisor=supervisor, verbose=verbose).run()
+    await Daemon(settings, config, log=say, supervisor=supervisor).run()
 
 
 def _socket(given: str | None, config: Config) -> Path:

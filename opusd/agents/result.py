@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 MAX_BYTES = 1 << 20
+MAX_DEPTH = 128
 NAME = "result.json"
 
 
@@ -32,10 +33,27 @@ def read_result(folder: Path) -> tuple[bytes | None, str | None]:
     finally:
         os.close(place)
     try:
-        msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        value = msgspec.json.decode(data)
+        if _depth(value) > MAX_DEPTH:
+            return None, f"{NAME} is not JSON that can be kept: nested more than {MAX_DEPTH} deep"
+        msgspec.json.encode(value)  # what can't be written again can't be kept
+    except RecursionError:
+        return None, f"{NAME} is not JSON that can be kept: nested more than {MAX_DEPTH} deep"
+    except (msgspec.DecodeError, msgspec.EncodeError, ValueError, OverflowError) as error:
         return None, f"{NAME} is not JSON: {error}"
     return data, None
+
+
+def _depth(value: object) -> int:
+    """How deep lists and objects lie in each other; without recursion."""
+    depth, level = 0, [value]
+    while depth <= MAX_DEPTH:
+        inner = [item for item in level if isinstance(item, dict | list)]
+        if not inner:
+            break
+        depth += 1
+        level = [child for item in inner for child in (item.values() if isinstance(item, dict) else item)]
+    return depth
 
 
 def read_agent_file(name: str, place: int, limit: int) -> bytes:

@@ -26,7 +26,10 @@ class SubmittedBatch(msgspec.Struct, kw_only=True):
 
 
 class Jobs(msgspec.Struct, kw_only=True):
+    """`omitted`: how many more there are than one reply holds."""
+
     jobs: list[Job]
+    omitted: int = 0
 
 
 class JobPage(msgspec.Struct, kw_only=True):
@@ -35,26 +38,34 @@ class JobPage(msgspec.Struct, kw_only=True):
 
 
 class Waited(msgspec.Struct, kw_only=True):
-    """`done` is false when the time ran out first."""
+    """`done` is false when the time ran out first; `omitted`: how many more jobs there are than one reply holds."""
 
     jobs: list[Job]
+    omitted: int = 0
     done: bool
 
 
 class LogChunk(msgspec.Struct, kw_only=True):
-    """Offsets count bytes as written; `dropped` are those between `offset` asked and given that are gone."""
+    """Offsets count bytes as written; `dropped` are those between `offset` asked and given that are gone.
+
+    `truncated`: the agent cut its log short below the offset asked for, so this begins at 0 again.
+    """
 
     data: str
     offset: int
     next_offset: int
     dropped: int = 0
     eof: bool = False
+    truncated: bool = False
 
 
 class History(msgspec.Struct, kw_only=True):
+    """`truncated`: there are more events than these, which are the newest."""
+
     events: list[Event]
     attempts: list[Attempt]
     chain: list[int]
+    truncated: bool = False
 
 
 class Constraint(msgspec.Struct, kw_only=True):
@@ -100,7 +111,10 @@ class Status(msgspec.Struct, kw_only=True):
 
 
 class Capacity(msgspec.Struct, kw_only=True):
-    """open: a slot is free; busy: jobs queue; full: submit would be QueueFull."""
+    """open: a slot is free; busy: jobs queue, or a pause holds them; full: submit would be QueueFull.
+
+    `estimated_start` is null when nobody can tell: while it is paused, or when no job has run yet.
+    """
 
     state: Literal["open", "busy", "full"]
     running: int

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from opusd.core.decision import Decision
+    from opusd.core.limits import Limits
     from opusd.core.state import State
 
 
@@ -249,7 +250,7 @@ def _edited_terms(state: State, job: Job, spec: Spec, edit: Edit) -> Terms:
         if (edit.agent == "exec") is not (spec.command is not None):
             message = "command is for the agent exec, a prompt for the others"
             raise InvalidParams(message, path="$.agent")
-        terms = replace(terms, agent=edit.agent, route=None)
+        terms = _of_agent(limits, terms, edit.agent)
     if edit.tier is not UNSET:
         if edit.tier is Tier.CRITICAL and terms.source != "user":
             message = "critical is for source user alone"
@@ -268,6 +269,18 @@ def _edited_terms(state: State, job: Job, spec: Spec, edit: Edit) -> Terms:
     if edit.max_retries is not UNSET:
         terms = replace(terms, retry=retry_policy(agents[terms.agent], terms.retry, edit.max_retries))
     return intern(terms)
+
+
+def _of_agent(limits: Limits, terms: Terms, name: str) -> Terms:
+    """The terms with another agent: what came from the old one's defaults comes from the new one's now."""
+    old, new = limits.agents.get(terms.agent), limits.agents[name]
+    own = {need: amount for need, amount in terms.needs if old is None or (need, amount) not in old.needs}
+    changed: dict[str, Any] = {"agent": name, "route": None, "needs": checked_needs(limits, new, own)}
+    if old is not None and terms.retry == old.retry:
+        changed["retry"] = new.retry
+    if old is not None and terms.timeout == (old.timeout or limits.timeout):
+        changed["timeout"] = new.timeout or limits.timeout
+    return replace(terms, **changed)
 
 
 # --- the queue as a whole ----------------------------------------------------------------------------

@@ -31,6 +31,7 @@ class Decision:
         self.pruned: list[tuple[int, bool]] = []
         self.effects: list[Callable[[], None]] = []  # what the caller does once all this is on disk
         self._undo: list[Callable[[], None]] = []
+        self._latest: dict[int, Job] = {}
         self._ids = (state.last_job, state.last_event)
 
     def undo(self) -> None:
@@ -67,11 +68,16 @@ class Decision:
             detail=detail,
         )
         self.state.apply(before, after)
+        self._latest[after.id] = after
         self._undo.append(lambda: self.state.apply(after, before))
         self.changes.append(
             Change(before=before, after=after, spec=spec, outcome=outcome, attempt=attempt, event=event)
         )
         return after
+
+    def latest(self, job: Job) -> Job:
+        """The job as memory or this very decision has it; `job` is what was read of a finished one before."""
+        return self.state.jobs.get(job.id) or self._latest.get(job.id, job)
 
     def note(self, kind: str, *, detail: dict[str, Any] | None = None, job: int | None = None) -> None:
         """An event of the audit trail that changes no job."""

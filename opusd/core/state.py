@@ -94,14 +94,16 @@ class State:
         new = None if after is None or after.final else after
         if old is None and new is None:
             return
+        job = new or old
+        assert job is not None
+        # Before anything is changed: a stale record must not leave half of a change behind.
+        assert self.jobs.get(job.id) is old, f"job {job.id} is not what this change begins with"
         if old is not None and old.status is Status.QUEUED:
             self.lanes[old.terms.agent].remove(self.rank_key(old))
         if old is not None and (
             new is None or old.status is not new.status or old.terms is not new.terms or old.run is not new.run
         ):
             self._count(old, -1)
-        job = new or old
-        assert job is not None
         if new is None:
             del self.jobs[job.id]
             if after is not None:

@@ -21,6 +21,9 @@ LONGEST = 100 * 365 * DAY
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
+_FIRST = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_LAST = (datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) - _EPOCH) // _MICROSECOND
+
 _UNITS = {
     "us": 1,
     "ms": 1000,
@@ -66,7 +69,10 @@ def from_rfc3339(text: str) -> int:
         us = (moment.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND - offset // _MICROSECOND
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{_shown(text)} is not a time: {error}") from None
-    return us + SECOND if leap else us + int((fraction or "").ljust(6, "0")[:6])
+    us = us + SECOND if leap else us + int((fraction or "").ljust(6, "0")[:6])
+    if not _FIRST <= us <= _LAST:
+        raise ValueError(f"{_shown(text)} is not a time between the years 1 and 9999 in UTC")
+    return us
 
 
 def parse_duration(value: float | str) -> int:

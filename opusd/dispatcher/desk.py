@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
 
-from opusd.core.errors import InvalidParams, NotFound
+import msgspec
+
+from opusd.api import results
+from opusd.core.errors import Conflict, InternalError, InvalidParams, NotFound, OpusError
 from opusd.core.lifecycle import FINAL
 from opusd.dispatcher.views import Snapshot, snapshot, view
 from opusd.dispatcher.writer import Undone
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from opusd.dispatcher.engine import Engine
 
 Ref = int | str
+_MOST_BYTES: Final = 3 << 20
+_SHOWN_IN_FULL: Final = 100
 
 
 class Session(Protocol):
@@ -98,23 +104,27 @@ class Desk:
         """Decide `verb` on one job and show the job as it is then."""
         async with session.turn:
             job = await self.current(ref)
-            future = self.writer.command(lambda decision: self.decided(decision, job, verb), session.caller.actor)
-        return await self.show(await future)
+            future = self.writer.command(partial(self.decided, job=job, verb=verb), session.caller.actor)
+        try:
+            seen = await future
+        except InternalError as error:
+            raise _moved_on(job.id, error) from error
+        return await self.show(seen)
 
     async def change_many(
         self, session: Session, refs: Sequence[Ref], verb: Callable[[Decision, Job], Job]
-    ) -> list[wire.Job]:
+    ) -> results.Jobs:
         """The same for several jobs in one decision: all or none."""
         async with session.turn:
             jobs = [await self.current(ref) for ref in dict.fromkeys(refs)]
             future = self.writer.command(
                 lambda decision: [self.decided(decision, job, verb) for job in jobs], session.caller.actor
             )
-        return await self.show_all(await future)
+        return await self.show_many(await future)
 
     def decided(self, decision: Decision, job: Job, verb: Callable[[Decision, Job], Job]) -> Snapshot:
-        """`job` may be out of date: memory's record of it goes first."""
-        after = verb(decision, self.state.jobs.get(job.id, job))
+        """`job` may be out of date: what memory or this decision has of it goes first."""
+        after = verb(decision, decision.latest(job))
         return snapshot(self.state, after, decision.now)
 
     async def show(self, seen: Snapshot) -> wire.Job:
@@ -122,13 +132,36 @@ class Desk:
         return (await self.show_all([seen]))[0]
 
     async def show_all(self, seen: Sequence[Snapshot], *, full: bool = True) -> list[wire.Job]:
-        records = {record.job.id: record for record in await self.store.records([one.job.id for one in seen])}
+        ids = [one.job.id for one in seen]
+        records = {record.job.id: record for record in await self.store.records(ids)}
+        dependents = await self.store.dependents(ids)
         shown = []
         for one in seen:
             record = records.get(one.job.id)
             if record is not None:
-                shown.append(view(one, record.spec, record.outcome, full=full, progress=self.progress.get(one.job.id)))
+                shown.append(self.view(one, record, dependents, full=full))
         return shown
+
+    def view(self, seen: Snapshot, record: Record, dependents: dict[int, list[int]], *, full: bool) -> wire.Job:
+        """What memory saw and the registry read, as one Job."""
+        number = seen.job.id
+        return view(
+            seen,
+            record.spec,
+            record.outcome,
+            full=full,
+            progress=self.progress.get(number),
+            dependents=dependents.get(number, ()),
+        )
+
+    async def show_many(self, seen: Sequence[Snapshot]) -> results.Jobs:
+        """With everything where one reply holds it, else without what is long, and at last not all of them."""
+        shown = await self.show_all(seen, full=True) if len(seen) <= _SHOWN_IN_FULL else []
+        if len(that_fit(shown)) == len(seen):
+            return results.Jobs(jobs=shown)
+        short = await self.show_all(seen, full=False)
+        held = that_fit(short)
+        return results.Jobs(jobs=held, omitted=len(short) - len(held))
 
     async def look(self, number: int) -> Snapshot:
         """A job as memory has it, given out when that is on disk; else as the registry has it."""
@@ -138,7 +171,7 @@ class Desk:
                 return seen
             record = await self._on_disk(number, "$.id")
             if record.job.status in FINAL:
-                return Snapshot(job=record.job, dependents=tuple(await self.store.dependents(number)))
+                return Snapshot(job=record.job)
 
     def _seen(self, number: int) -> Snapshot | None:
         job = self.state.jobs.get(number)
@@ -151,6 +184,22 @@ class Desk:
             message = f"no unfinished job belongs to the group {group!r}"
             raise NotFound(message, path="$.group")
         return members
+
+
+def _moved_on(number: int, error: InternalError) -> OpusError:
+    """A finished job that somebody else changed between our look at the registry and the commit."""
+    message = f"job {number} was changed by somebody else at this moment: look again ({error.message})"
+    return Conflict(message, job=number)
+
+
+def that_fit(jobs: list[wire.Job]) -> list[wire.Job]:
+    """As many of the first ones as one reply of at most 4 MiB holds, at least one."""
+    size = 0
+    for count, job in enumerate(jobs):
+        size += len(msgspec.json.encode(job))
+        if size > _MOST_BYTES and count:
+            return jobs[:count]
+    return jobs
 
 
 def one_of(**given: object) -> str:

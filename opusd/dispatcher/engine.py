@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
-import json
 import secrets
 import signal
+from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from opusd.agents.spec import Adopted, Ended, Launch, NeverRan, Report, Started
 from opusd.core import attempts, scheduler
 from opusd.core.attempts import End
-from opusd.core.errors import OpusError, StorageUnavailable
+from opusd.core.errors import InternalError, OpusError, StorageUnavailable
 from opusd.core.job import Job, Outcome
 from opusd.core.retry import FailureClass
 from opusd.dispatcher.writer import Writer
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 _LONGEST_SLEEP: Final = 30.0
 _BREATHER: Final = 1_000_000
+_TOKENS: Final = 30_000
 _NO_ROOM: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 """A spawn that failed for these says nothing of the job: it is put back, and tried again a second later."""
 
@@ -147,6 +151,9 @@ class Engine:
 
     def _mint(self) -> tuple[str, bytes]:
         attempt_id, token = secrets.token_hex(16), secrets.token_hex(16)
+        if len(self._tokens) > _TOKENS:  # of starts that a failing commit took back
+            alive = {job.run.attempt_id for job in self.state.running.values() if job.run is not None}
+            self._tokens = {known: kept for known, kept in self._tokens.items() if known in alive}
         self._tokens[attempt_id] = token
         return attempt_id, hash_token(token)
 
@@ -232,6 +239,7 @@ class Engine:
                 if job is not None and key not in self._stopped:
                     self._stop(job)
             case NeverRan():
+                self._stopped.discard(key)
                 end = End(failure=FailureClass.LOST, message="the attempt never began", never_ran=True)
                 self.spawn(self._end(report.job, report.attempt, end))
             case Ended():
@@ -247,16 +255,29 @@ class Engine:
         job = self.state.jobs.get(number)
         if job is None or job.run is None or job.run.attempt != attempt:
             return
-        outcome = Outcome()
-        if attempt > 1:
-            outcome = (await self.store.records([number]))[0].outcome
+        outcome = Outcome() if attempt == 1 else await self._outcome(number)
+        try:
+            await self.writer.fact(partial(self._decide_end, number, attempt, end, outcome))
+        except InternalError as error:
+            # What the attempt brought can't be kept; that it is over must be.
+            self._log("result.refused", level="error", job=number, attempt=attempt, message=error.message)
+            bare = replace(end, result=None, usage=None, detail={"result_ignored": error.message})
+            await self.writer.fact(partial(self._decide_end, number, attempt, bare, outcome))
 
-        def decide(decision: Decision) -> None:
-            current = self.state.jobs.get(number)
-            if current is not None:
-                attempts.end(decision, current, attempt, end, outcome)
+    def _decide_end(self, number: int, attempt: int, end: End, outcome: Outcome, decision: Decision) -> None:
+        current = self.state.jobs.get(number)
+        if current is not None:
+            attempts.end(decision, current, attempt, end, outcome)
 
-        await self.writer.fact(decide)
+    async def _outcome(self, number: int) -> Outcome:
+        """What earlier attempts brought; an end is a fact, so it waits for a registry that can't be read now."""
+        never = asyncio.Event()
+        while True:
+            try:
+                return (await self.store.records([number]))[0].outcome
+            except OpusError as error:
+                self._log("storage.unreadable", level="error", job=number, message=error.message)
+                await self.clock.wait(never, 1.0)
 
     # --- who is asking ----------------------------------------------------------------------------
 
@@ -289,7 +310,7 @@ def ended(report: Ended, *, first: bool) -> End:
     detail: dict[str, Any] = {}
     data: Any = None
     if report.result is not None:
-        data = json.loads(report.result)
+        data = msgspec.json.decode(report.result)
     if report.result_problem is not None:
         detail["result_ignored"] = report.result_problem
     summary = report.output_tail.strip()

@@ -19,7 +19,7 @@ from opusd.core.job import Job, Outcome, Spec
 from opusd.core.lifecycle import FINAL, Status
 from opusd.core.times import parse_duration
 from opusd.dispatcher.desk import Desk, Ref, Session, one_of
-from opusd.dispatcher.intake import Intake, read
+from opusd.dispatcher.intake import Intake, check_objects, read
 from opusd.dispatcher.views import Snapshot, snapshot, view
 
 if TYPE_CHECKING:
@@ -36,10 +36,9 @@ Admitted = tuple[Snapshot | int, Spec | None]
 
 
 class JobVerbs:
-    def __init__(self, desk: Desk, intake: Intake, *, grace: int) -> None:
+    def __init__(self, desk: Desk, intake: Intake) -> None:
         self._desk = desk
         self._intake = intake
-        self._grace = grace
         self._workdirs: dict[tuple[int, int], str] = {}
 
     # --- submit -----------------------------------------------------------------------------------
@@ -53,7 +52,13 @@ class JobVerbs:
 
     async def job_submit_batch(self, session: Session, params: p.JobSubmitBatch) -> results.SubmittedBatch:
         paths = [f"$.jobs[{index}]" for index in range(len(params.jobs))]
-        return results.SubmittedBatch(jobs=await self._submit(session, params.jobs, paths, full=False))
+        try:
+            return results.SubmittedBatch(jobs=await self._submit(session, params.jobs, paths, full=False))
+        except OpusError as error:
+            path, index = str(error.data.get("path", "")), error.data.get("index")
+            if isinstance(index, int) and path.startswith("$.") and not path.startswith(paths[index]):
+                error.data["path"] = paths[index] + path[1:]  # whoever refused it knew the entry alone
+            raise
 
     async def _submit(
         self, session: Session, sent: Sequence[wire.JobSpec], paths: list[str], *, full: bool = True
@@ -80,12 +85,12 @@ class JobVerbs:
         for index, (spec, path) in enumerate(zip(sent, paths, strict=True)):
             try:
                 submission = self._intake.submission(spec, desk.now(), path)
-            except InvalidParams as error:
+                if caller.agent:
+                    submission = await self._inside(caller, submission, sent_cwd=spec.cwd is not None)
+            except OpusError as error:
                 error.data["index"] = index
                 raise
-            submissions.append(
-                await self._inside(caller, submission, sent_cwd=spec.cwd is not None) if caller.agent else submission
-            )
+            submissions.append(submission)
         facts = Facts()
         known: set[Ref] = set()
         for _ in range(_REREADS):
@@ -179,7 +184,7 @@ class JobVerbs:
     async def job_hold(self, session: Session, params: p.JobHold) -> wire.Job | results.Jobs:
         def verb(decision: Decision, job: Job) -> Job:
             require_descendant(session.caller, job.id, job.ancestors, "hold")
-            after = commands.hold(decision, job, stop=params.stop, grace=self._grace)
+            after = commands.hold(decision, job, stop=params.stop, grace=self._desk.state.limits.grace)
             if after is not job and after.run is not None:
                 self._desk.engine.stop_after(decision, after)
             return after
@@ -199,12 +204,18 @@ class JobVerbs:
         return await self._steer(session, params.id, params.group, verb, tuple(set(Status) - {Status.HELD}))
 
     async def job_cancel(self, session: Session, params: p.JobCancel) -> wire.Job | results.Jobs:
-        grace = self._grace if params.grace is None else read("$", "grace", parse_duration, params.grace)
+        grace = (
+            self._desk.state.limits.grace if params.grace is None else read("$", "grace", parse_duration, params.grace)
+        )
 
         def verb(decision: Decision, job: Job) -> Job:
             require_descendant(session.caller, job.id, job.ancestors, "cancel")
-            if job.status is Status.CANCELLED:
+            if job.status is Status.CANCELLED and not params.cascade:
                 return job
+            for relative in commands.family_of(decision.state, job.id) if params.cascade else ():
+                known = decision.state.jobs.get(relative)
+                if known is not None:
+                    require_descendant(session.caller, relative, known.ancestors, "cancel")
             before = len(decision.changes)
             after = commands.cancel(decision, job, reason=params.reason, grace=grace, cascade=params.cascade)
             for change in decision.changes[before:]:
@@ -230,7 +241,7 @@ class JobVerbs:
         require_person(session.caller, "steering a whole group")
         state = self._desk.state
         members = [number for number in self._desk.of_group(group) if state.jobs[number].status not in skip]
-        return results.Jobs(jobs=await self._desk.change_many(session, members, verb))
+        return await self._desk.change_many(session, members, verb)
 
     async def job_retry(self, session: Session, params: p.JobRetry) -> results.Jobs:
         refs: list[Ref] = list(params.ids)
@@ -250,7 +261,7 @@ class JobVerbs:
             future = desk.writer.command(
                 lambda decision: [desk.decided(decision, job, verb) for job in jobs], session.caller.actor
             )
-        return results.Jobs(jobs=await desk.show_all(await future))
+        return await desk.show_many(await future)
 
     async def _to_retry(self, refs: Sequence[Ref], facts: Facts) -> list[Job]:
         """The jobs, none of them pruned; `facts` learns how the finished jobs ended that they wait for."""
@@ -278,7 +289,8 @@ class JobVerbs:
         seen = set(todo)
         found: list[Ref] = []
         while todo:
-            for number in await self._desk.store.dependents(todo.pop()):
+            upstream = todo.pop()
+            for number in (await self._desk.store.dependents([upstream])).get(upstream, ()):
                 if number in seen:
                     continue
                 seen.add(number)
@@ -301,6 +313,8 @@ class JobVerbs:
                 await desk.settled()
                 spec = (await desk.store.records([number]))[0]
                 facts, known = Facts(), set[Ref]()
+                if not isinstance(edit.metadata, UnsetType):
+                    check_objects(spec.spec.payload, edit.metadata, "$", "metadata")
                 if edit.depends:
                     await self._learn(session.caller, [Submission(spec=spec.spec, depends=edit.depends)], facts, known)
                 job = desk.state.jobs.get(number, spec.job)

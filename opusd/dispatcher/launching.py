@@ -42,13 +42,17 @@ class Launching:
         grace: float = 10.0,
         umask: int | None = None,
     ) -> None:
-        self.programs = programs
         self._base = base
         self._socket = socket
+        self._umask = umask
+        self.configure(programs=programs, head=head, tail=tail, grace=grace)
+
+    def configure(self, *, programs: Mapping[str, Program], head: int, tail: int, grace: float) -> None:
+        """The configuration, read or read again; `head` and `tail` in bytes, `grace` in seconds."""
+        self.programs = programs
         self._head = head
         self._tail = tail
         self._grace = grace
-        self._umask = umask
 
     def prepare(self, job: Job, spec: Spec, token: str) -> Launch:
         """The Launch of the attempt under way; OpusError when what the job or agent names can't be had."""

@@ -16,9 +16,9 @@ from opusd.core.job import Tier
 from opusd.core.lifecycle import ALIVE, Status
 from opusd.core.order import job_of
 from opusd.core.times import from_rfc3339, parse_duration, to_rfc3339
-from opusd.dispatcher.desk import Desk, Session, as_tuple
+from opusd.dispatcher.desk import Desk, Session, as_tuple, that_fit
 from opusd.dispatcher.intake import read
-from opusd.dispatcher.views import Snapshot, attempt_view, event_view, snapshot, view
+from opusd.dispatcher.views import Snapshot, attempt_view, event_view, snapshot
 from opusd.store.base import Query, sort_values
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from opusd.store.base import Record
 
 _HISTORY: Final = 5_000
-_MOST_BYTES: Final = 3 << 20
-"""Of the jobs of one page: a reply is at most 4 MiB."""
 _SHOW_AT_ONCE: Final = 200
 
 
@@ -66,9 +64,9 @@ class ReadVerbs:
             await self._desk.settled()
         if params.order == "score":
             return await self._by_score(params, query)
-        after = _cursor(params.cursor, 2 if "completed" in params.order else 1)
+        after = _cursor(params.cursor, params.order)
         records = await self._desk.store.query(msgspec.structs.replace(query, after=after, limit=params.limit + 1))
-        jobs = _that_fit(await self._shown(records[: params.limit], full=params.full))
+        jobs = that_fit(await self._shown(records[: params.limit], full=params.full))
         cursor = None
         if len(records) > len(jobs):
             cursor = ",".join(map(str, sort_values(params.order, records[len(jobs) - 1].job)))
@@ -89,11 +87,12 @@ class ReadVerbs:
             return seen
 
         seen = await self._desk.writer.read(look)
-        return [view(one, record.spec, record.outcome, full=full) for one, record in zip(seen, records, strict=True)]
+        dependents = await self._desk.store.dependents([record.job.id for record in records])
+        return [self._desk.view(one, record, dependents, full=full) for one, record in zip(seen, records, strict=True)]
 
     async def _by_score(self, params: p.JobList, query: Query) -> results.JobPage:
         """Queued jobs in the order of dispatch; the cursor is the last one's place."""
-        after = _cursor(params.cursor, 1)
+        after = _cursor(params.cursor, "score")
         found: list[wire.Job] = []
         keys = self._in_order(after[0] if after else None)
         last = None
@@ -106,7 +105,7 @@ class ReadVerbs:
             records = {record.job.id: record for record in await self._desk.store.query(kept)}
             ordered = [records[number] for number in places if number in records][: params.limit - len(found)]
             shown = await self._shown(ordered, full=params.full)
-            fit = _that_fit([*found, *shown])
+            fit = that_fit([*found, *shown])
             if len(fit) < len(found) + len(shown):
                 return results.JobPage(jobs=fit, next_cursor=str(places.get(fit[-1].id, last)))
             found = fit
@@ -137,17 +136,25 @@ class ReadVerbs:
         await self._desk.engine.launched(job.id, attempt)
         chunk = await self._read_output(job.id, attempt, params.offset, params.limit, wait)
         return results.LogChunk(
-            data=chunk.data, offset=chunk.offset, next_offset=chunk.next_offset, dropped=chunk.dropped, eof=chunk.eof
+            data=chunk.data,
+            offset=chunk.offset,
+            next_offset=chunk.next_offset,
+            dropped=chunk.dropped,
+            eof=chunk.eof,
+            truncated=chunk.truncated,
         )
 
     async def job_history(self, session: Session, params: p.JobHistory) -> results.History:
         async with session.turn:
             number = await self._desk.find(params.id)
             await self._desk.settled()
-        events = await self._desk.store.events(0, _HISTORY, jobs=[number])
+        events = await self._desk.store.history(number, _HISTORY + 1)
         rows = await self._desk.store.attempts(number)
         return results.History(
-            events=[event_view(event) for event in events], attempts=[attempt_view(row) for row in rows], chain=[number]
+            events=[event_view(event) for event in events[-_HISTORY:]],
+            attempts=[attempt_view(row) for row in rows],
+            chain=[number],
+            truncated=len(events) > _HISTORY,
         )
 
     async def job_why(self, session: Session, params: p.JobWhy) -> results.Why:
@@ -222,7 +229,7 @@ class ReadVerbs:
         self._known(params.agent)
         name = params.agent or state.limits.default_agent or "exec"
         async with session.turn:
-            durations = sorted(await desk.store.durations(name, None))
+            durations = sorted(await desk.store.durations(name, params.type) or await desk.store.durations(name, None))
         median = durations[len(durations) // 2] if durations else None
         now = desk.now()
 
@@ -234,9 +241,10 @@ class ReadVerbs:
             queued, most = (
                 (lane, limit) if limit < state.limits.max_queued else (state.queued(), state.limits.max_queued)
             )
-            wait = explain.estimated_wait(state, name, lane, median)
+            shut = state.draining or state.pauses.everything() or state.pauses.agent(name)
+            wait = None if shut else explain.estimated_wait(state, name, lane, median)
             full = queued >= most
-            free = busy < slots and state.pool_busy() < state.max_concurrent and not lane
+            free = not shut and busy < slots and state.pool_busy() < state.max_concurrent and not lane
             return results.Capacity(
                 state="full" if full else "open" if free else "busy",
                 running=busy,
@@ -282,16 +290,6 @@ def _plain(job: Job) -> str:
     return "" if job.final or job.status in ALIVE else f"was {job.status} a moment ago"
 
 
-def _that_fit(jobs: list[wire.Job]) -> list[wire.Job]:
-    """As many of the first ones as one reply holds, at least one: a page may end early, with its cursor."""
-    size = 0
-    for count, job in enumerate(jobs):
-        size += len(msgspec.json.encode(job))
-        if size > _MOST_BYTES and count:
-            return jobs[:count]
-    return jobs
-
-
 def _constraint(found: explain.Constraint) -> results.Constraint:
     until = None if found.until is None else to_rfc3339(found.until)
     return results.Constraint(kind=found.kind, detail=found.detail, until=until)
@@ -322,14 +320,15 @@ def _query(params: p.JobList, parent: int | None) -> Query:
     )
 
 
-def _cursor(text: str | None, values: int) -> tuple[int, ...] | None:
+def _cursor(text: str | None, order: str) -> tuple[int, ...] | None:
     if text is None:
         return None
+    values = 2 if "completed" in order else 1
     try:
         cursor = tuple(map(int, text.split(",")))
     except ValueError:
         cursor = ()
-    if len(cursor) != values:
+    if len(cursor) != values or (order != "score" and not all(-(1 << 63) <= value < 1 << 63 for value in cursor)):
         message = "cursor is not one that job.list gave for this order"
         raise InvalidParams(message, path="$.cursor")
     return cursor

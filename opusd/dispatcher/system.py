@@ -12,7 +12,7 @@ from opusd import __version__
 from opusd.api import results
 from opusd.core import attempts
 from opusd.core.access import require_person
-from opusd.core.errors import InvalidParams
+from opusd.core.errors import InvalidParams, OpusError
 from opusd.core.lifecycle import Status
 from opusd.core.times import parse_duration
 from opusd.dispatcher.intake import read
@@ -40,14 +40,12 @@ class SystemVerbs:
         about: Callable[[], dict[str, Any]],
         reload: Callable[[], None],
         stop: Callable[[], None],
-        grace: int,
     ) -> None:
         self._desk = desk
         self._waits = waits
         self._about = about
         self._reload = reload
         self._stop = stop
-        self._grace = grace
         self._started = desk.clock.monotonic()
 
     async def system_info(self, session: Session, params: p.SystemInfo) -> results.Info:
@@ -103,7 +101,11 @@ class SystemVerbs:
         seconds = None if params.timeout is None else read("$", "timeout", parse_duration, params.timeout) / 1e6
         self._desk.state.draining = True
         if params.agents == "stop":
-            await self._desk.writer.command(self._put_all_back, session.caller.actor)
+            try:
+                await self._desk.writer.command(self._put_all_back, session.caller.actor)
+            except OpusError:
+                self._desk.state.draining = False
+                raise
         if params.agents != "leave":
             await self._waits.idle(seconds)
         self._stop()
@@ -111,5 +113,5 @@ class SystemVerbs:
 
     def _put_all_back(self, decision: Decision) -> None:
         for job in list(self._desk.state.running.values()):
-            after = attempts.put_back(decision, job, self._grace)
+            after = attempts.put_back(decision, job, self._desk.state.limits.grace)
             self._desk.engine.stop_after(decision, after)

@@ -40,10 +40,14 @@ class Upkeep:
     ) -> None:
         self._desk = desk
         self._runs = runs
+        self._log = log
+        self.configure(finished=finished, history=history, every=every)
+
+    def configure(self, *, finished: int | None, history: int | None, every: float) -> None:
+        """The configuration, read or read again."""
         self._finished = finished
         self._history = history
         self._every = every
-        self._log = log
 
     async def job_prune(self, session: Session, params: p.JobPrune) -> results.Pruned:
         require_person(session.caller, "pruning")
@@ -83,7 +87,7 @@ class Upkeep:
         def decide(decision: Decision) -> None:
             for number in jobs:
                 if number not in state.jobs and not state.dependents.get(number):
-                    decision.pruned.append((number, True))
+                    decision.pruned.append((number, False))  # its key is shown still, and free
                     decision.note("job.pruned", job=number)
 
         writer = self._desk.writer

@@ -85,7 +85,7 @@ class Waits:
         numbers = sorted({record.job.id for record in kept} | set(desk.state.groups.get(params.group, ())))
         if not numbers:
             desk.of_group(params.group)
-        return numbers[-MAX_JOBS:]
+        return numbers
 
     def _over(self, numbers: list[int], params: p.JobWait) -> bool:
         desk = self._desk
@@ -96,7 +96,8 @@ class Waits:
     async def _waited(self, seen: list[Snapshot], *, done: bool) -> results.Waited:
         desk = self._desk
         assert desk is not None
-        return results.Waited(jobs=await desk.show_all(seen), done=done)
+        shown = await desk.show_many(seen)
+        return results.Waited(jobs=shown.jobs, omitted=shown.omitted, done=done)
 
     @contextmanager
     def _watching(self, numbers: list[int]) -> Iterator[asyncio.Event]:

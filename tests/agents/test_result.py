@@ -90,3 +90,19 @@ async def test_a_result_that_cannot_be_used_does_not_change_the_exit(bench: Benc
     assert ended.exit.code == 0
     assert ended.result is None
     assert "symbolic link" in (ended.result_problem or "")
+
+
+@pytest.mark.parametrize("depth", [129, 800, 984, 990, 1100])
+def test_a_result_that_is_nested_too_deep_is_ignored_whoever_reads_it_later(
+    tmp_path: Path, out: Path, depth: int
+) -> None:
+    (out / "result.json").write_bytes(b"[" * depth + b"]" * depth)
+    data, problem = read_result(tmp_path)
+    assert data is None
+    assert "128 deep" in (problem or "")
+
+
+def test_a_result_of_128_levels_is_taken(tmp_path: Path, out: Path) -> None:
+    text = b"[" * 128 + b"]" * 128
+    (out / "result.json").write_bytes(text)
+    assert read_result(tmp_path) == (text, None)

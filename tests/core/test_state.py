@@ -62,5 +62,5 @@ def test_a_removal_of_what_is_not_in_line_is_an_error_and_not_silent() -> None:
     job = Job(id=1, status=Status.QUEUED, terms=Terms(agent="claude"), created_at=START, queued_at=START)
     state.apply(None, job)
     state.apply(job, None)
-    with pytest.raises(KeyError):
+    with pytest.raises(AssertionError, match="not what this change begins with"):
         state.apply(job, None)
