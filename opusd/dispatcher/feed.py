@@ -68,7 +68,18 @@ class Feed:
             return
         groups = {change.after.id: change.after.terms.group for change in changes}
         for event in events:
+            if event.job is not None and event.job not in groups:
+                self._read_on_from(event)
             self.publish(event, groups.get(event.job) if event.job is not None else None)
+
+    def _read_on_from(self, event: Event) -> None:
+        """Only the registry knows the group of a job that did not change: whoever asks for one reads on there."""
+        desk = self._desk
+        assert desk is not None
+        for subscription in self._subscriptions.values():
+            if subscription.live and subscription.group is not None:
+                subscription.live = False
+                desk.engine.spawn(self._catch_up(subscription, event.cursor - 1))
 
     def publish(self, event: Event, group: str | None) -> None:
         """To the live subscribers that want it; encoded once."""
