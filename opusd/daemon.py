@@ -112,7 +112,6 @@ class Daemon:
             self._build(await self._store.load_active(), pool)
         finally:
             gc.enable()
-        gc.collect()
         gc.freeze()
 
     def _build(self, snapshot: Snapshot, pool: AgentPool) -> None:
