@@ -42,6 +42,7 @@ class Paced(FailingStore):
         self._arrived = asyncio.Condition()
         self._door = asyncio.Semaphore(0)
         self._held = False
+        self.linger: Callable[[], int] = lambda: 0  # turns of the loop until the writer hears of its commit
         self.unreadable = 0  # so many reads of records fail
         self._readable = asyncio.Event()
         self._readable.set()
@@ -82,6 +83,7 @@ class Paced(FailingStore):
             await self._door.acquire()
         await super().commit(batch)
         self.written.append(batch)
+        await turns(self.linger())
 
     async def came(self, count: int) -> None:
         """Until so many commits have come to the door since the beginning."""

@@ -76,6 +76,7 @@ async def test_a_commit_that_fails_launches_nothing_and_the_job_starts_when_ther
     await engines.recovers(0.25)
     await engines.launched(1)
     assert started(engines) == [(1, 1)]
+    assert ("storage.available", {"facts": 1}) in engines.log  # the tick that failed, and none for those since
     await engines.is_as_rebuilt()
 
 

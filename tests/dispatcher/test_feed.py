@@ -107,6 +107,22 @@ async def test_nothing_is_heard_before_it_is_on_disk(engines, feed):
     assert live.cursors == late.cursors == [1]
 
 
+async def test_who_catches_up_while_a_commit_is_on_disk_and_not_yet_told_of_hears_it_once(engines, feed, monkeypatch):
+    monkeypatch.setattr(module, "_PAGE", 1)
+    for _ in range(3):
+        await engines.submit()
+    ear = Ear(pace=lambda: 20)
+    await subscribe(feed, ear, since=0)
+    engines.store.linger = lambda: 2000
+    submitted = asyncio.create_task(engines.submit())
+    await ear.until(3)
+    await turns(500)
+    assert (len(engines.store.written), ear.cursors, submitted.done()) == (4, [1, 2, 3], False)
+    await submitted
+    await engines.engine.drained()
+    assert ear.cursors == [1, 2, 3, 4]
+
+
 async def test_what_a_failed_commit_took_back_is_never_heard_and_its_cursor_is_used_again(engines, feed):
     ear = Ear()
     await subscribe(feed, ear)
@@ -162,6 +178,7 @@ async def test_a_subscriber_to_a_group_hears_of_its_pruned_jobs_too_live_as_afte
 async def test_whenever_it_began_a_subscriber_misses_nothing_and_hears_nothing_twice(engines, feed, seed, monkeypatch):
     """Random commits and subscriptions, page sizes and paces, all at once."""
     chance = random.Random(seed)
+    engines.store.linger = lambda: chance.randrange(40)
     monkeypatch.setattr(module, "_PAGE", chance.randint(1, 6))
     ears = []
 

@@ -200,7 +200,7 @@ async def test_it_is_tried_again_after_a_quarter_second_doubling_to_five(bench):
         async with asyncio.timeout(BOUND):
             await bench.clock.until_waiting()
         bench.clock.advance(wait - 0.01)
-        await turns()
+        await turns(20)
         assert len(bench.store.batches) == tried, wait
         bench.clock.advance(0.01)
         await bench.store.came(tried + 1)
