@@ -244,6 +244,8 @@ def main() -> int:
             story = tell(stage)
             print("", *proof.chart(story), "", sep="\n")
             stage.promises += proof.judge(story)
+        except KeyboardInterrupt:
+            stage.promise("the story comes to its end", held=False, evidence="interrupted")
         except Exception as error:  # noqa: BLE001 - whatever broke the story is told, and everything ended
             stage.promise("the story comes to its end", held=False, evidence=f"{type(error).__name__}: {error}")
             print((scratch / "daemon.log").read_text()[-2000:])
