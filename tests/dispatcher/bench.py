@@ -43,6 +43,8 @@ class Paced(FailingStore):
         self._door = asyncio.Semaphore(0)
         self._held = False
         self.linger: Callable[[], int] = lambda: 0  # turns of the loop until the writer hears of its commit
+        self.told = asyncio.Event()  # not set: the writer does not hear yet that its commit is on disk
+        self.told.set()
         self.unreadable = 0  # so many reads of records fail
         self._readable = asyncio.Event()
         self._readable.set()
@@ -83,7 +85,15 @@ class Paced(FailingStore):
             await self._door.acquire()
         await super().commit(batch)
         self.written.append(batch)
+        async with self._arrived:
+            self._arrived.notify_all()
         await turns(self.linger())
+        await self.told.wait()
+
+    async def wrote(self, count: int) -> None:
+        """Until so many commits are on disk since the beginning."""
+        async with asyncio.timeout(BOUND), self._arrived:
+            await self._arrived.wait_for(lambda: len(self.written) >= count)
 
     async def came(self, count: int) -> None:
         """Until so many commits have come to the door since the beginning."""

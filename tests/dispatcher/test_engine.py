@@ -325,6 +325,16 @@ async def test_a_result_that_was_in_before_the_cancel_counts(engines):
     assert (await record(engines, 1)).job.status is Status.COMPLETED
 
 
+async def test_an_agent_that_ends_well_because_it_was_told_to_end_is_cancelled_all_the_same(engines):
+    await engines.begin()
+    await engines.submit()
+    await engines.launched(1)
+    await asyncio.wait_for(cancel_after(engines, 1), BOUND)
+    engines.pool.end(1, code=0)
+    await engines.until(lambda: status_of(engines, 1) is None)
+    assert (await record(engines, 1)).job.status is Status.CANCELLED
+
+
 async def test_an_attempt_whose_time_is_up_is_stopped_at_that_moment(engines):
     await engines.begin()
     await engines.submit(timeout=30_000_000)
