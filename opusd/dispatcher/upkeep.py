@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 from opusd.api import results
 from opusd.core.access import require_person
-from opusd.core.errors import Conflict, InvalidParams
+from opusd.core.errors import Conflict, InvalidParams, StorageUnavailable
 from opusd.core.lifecycle import FINAL
 from opusd.core.times import from_rfc3339
 from opusd.dispatcher.desk import as_tuple, one_of
 from opusd.dispatcher.intake import read
+from opusd.store.base import CommitFailed, CommitRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,7 +104,10 @@ class Upkeep:
         never = asyncio.Event()
         while True:
             await self._desk.clock.wait(never, self._every)
-            await self.once()
+            try:
+                await self.once()
+            except (StorageUnavailable, CommitFailed, CommitRefused) as error:  # it has time
+                self._log("retention.postponed", level="warning", message=str(error))
 
     async def once(self) -> int:
         """Prune what is past its time now; how many jobs."""

@@ -1,0 +1,74 @@
+"""Retention beside a registry that can't be written, or read, for a while."""
+
+import asyncio
+
+import pytest
+
+from opusd.core.errors import StorageUnavailable
+from opusd.dispatcher.upkeep import Upkeep
+from opusd.store.base import CommitFailed
+from tests.core.world import PERSON
+from tests.dispatcher.bench import BOUND, cancelling, turns
+
+DAY = 86_400_000_000
+
+
+@pytest.fixture
+async def upkeep(engines, tmp_path):
+    await engines.begin(dispatch=False)
+    upkeep = Upkeep(engines.desk, tmp_path / "runs", finished=DAY, history=DAY, every=60.0, log=engines.say)
+    (tmp_path / "runs" / "1" / "1").mkdir(parents=True)
+    running = asyncio.create_task(upkeep.run())
+    yield upkeep
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+
+
+async def once_a_day_has_passed(engines):
+    await engines.submit()
+    await engines.writer.command(cancelling(1), PERSON.actor)
+    async with asyncio.timeout(BOUND):
+        await engines.clock.until_waiting()
+    engines.clock.advance(86_400 + 60)
+
+
+async def test_retention_prunes_what_is_past_its_time_with_its_output(engines, upkeep, tmp_path):
+    await once_a_day_has_passed(engines)
+    await engines.said("retention.pruned")
+    assert (await engines.kinds())[-1] == "job.pruned"
+    assert not (tmp_path / "runs" / "1").exists()
+
+
+@pytest.mark.parametrize("error", [CommitFailed("disk full"), StorageUnavailable("disk I/O error")])
+@pytest.mark.parametrize("call", ["prunable", "forget"])
+async def test_a_registry_that_fails_postpones_retention_and_does_not_end_it(engines, upkeep, call, error):
+    works = getattr(engines.store, call)
+
+    async def fails(*arguments):
+        setattr(engines.store, call, works)
+        raise error
+
+    setattr(engines.store, call, fails)
+    await once_a_day_has_passed(engines)
+    await engines.said("retention.postponed")
+    async with asyncio.timeout(BOUND):
+        await engines.clock.until_waiting()
+    engines.clock.advance(60)
+    await engines.said("retention.pruned")
+    assert (await engines.store.records([1]))[:1] == [] or (await engines.store.records([1]))[0].pruned
+
+
+async def test_retention_whose_commit_fails_is_a_fact_that_waits(engines, upkeep):
+    await engines.submit()
+    await engines.writer.command(cancelling(1), PERSON.actor)
+    engines.store.fail_next = [CommitFailed("disk full")]
+    async with asyncio.timeout(BOUND):
+        await engines.clock.until_waiting()
+    engines.clock.advance(86_400 + 60)
+    await engines.said("storage.unavailable")
+    await turns(5)
+    async with asyncio.timeout(BOUND):
+        await engines.clock.until_waiting()
+    engines.clock.advance(0.25)
+    await engines.said("retention.pruned")
