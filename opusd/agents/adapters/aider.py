@@ -90,7 +90,7 @@ class Aider:
         return assess(text, now, self._zone, status=_STATUSES.get(named[1] or "") if named else None)
 
     def _on(self, line: Line) -> Iterator[Observation]:
-        text = plain(line.text).strip()
+        text = plain(line.text[:LONGEST_TEXT]).strip()
         if self._report is not None:
             if line.tail is None and _WRAPPED.match(text) and len(self._report) < _LONGEST_REPORT:
                 self._report += f" {text}"

@@ -70,7 +70,7 @@ class Events:
             return Event(kind, table) if (kind := string(table, "type")) else None
         if text and not line.broken and not text.startswith("{"):
             # A half of an event is not noise: what stands in it is not the program's own word on what went wrong.
-            self.noise = (self.noise + plain(text) + "\n")[-NOISE:]
+            self.noise = (self.noise + plain(text[-NOISE:]) + "\n")[-NOISE:]
         return None
 
 
@@ -78,13 +78,17 @@ def decode(text: str) -> Table | None:
     """The JSON object that `text` is."""
     if not text.startswith("{"):
         return None
-    for attempt in (text, None):
-        try:
-            value = msgspec.json.decode(attempt if attempt is not None else without_lone_surrogates(text))
-        except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
-            continue
-        return value if isinstance(value, dict) else None
-    return None
+    value = _decoded(text)
+    if value is None and "\\u" in text:
+        value = _decoded(without_lone_surrogates(text))
+    return value if isinstance(value, dict) else None
+
+
+def _decoded(text: str) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+        return None
 
 
 def without_lone_surrogates(text: str) -> str:

@@ -62,6 +62,9 @@ _WORDS: Final = tuple(
 )
 """The first that matches; overload first, for `the selected model is at capacity` names a model too."""
 
+_LONGEST: Final = 8192
+"""What is read of an error message, from its beginning."""
+
 _STATUS: Final = re.compile(r"\b(?:status|http|api error|error code)(?: code)?[: ]{0,2}\(?([45]\d{2})\b", re.IGNORECASE)
 
 
@@ -75,6 +78,7 @@ class Failure(NamedTuple):
 
 def assess(text: str, now: int, zone: tzinfo, *, status: int | None = None, until: int | None = None) -> Failure:
     """What an error message means; `until` is a reset that was named elsewhere, already believed."""
+    text = text[:_LONGEST]
     if status is None and (named := _STATUS.search(text)):
         status = int(named[1])
     until = until if until is not None else find_reset(text, now, zone)
@@ -84,6 +88,7 @@ def assess(text: str, now: int, zone: tzinfo, *, status: int | None = None, unti
 
 def class_of(text: str, status: int | None = None) -> FailureClass:
     """The class alone, while the stream still runs."""
+    text = text[:_LONGEST]
     if status is None and (named := _STATUS.search(text)):
         status = int(named[1])
     return _class_of(text, status, has_reset=False)
