@@ -3,7 +3,7 @@
 #   make demo     real work on the daemon: order, dependencies, kill -9 and adoption, in under a minute
 #   make test     the tests; ARGS="-k order -x" are passed to pytest
 #   make check    format, lint, types, import contracts, freshness of generated files
-#   make bench    the benchmarks: figures, not verdicts
+#   make bench    the benchmarks; an error when a target is missed (benchmarks/README.md)
 #   make format   what `make check` would ask for, as far as a program can do it
 #   make ci       everything that CI runs
 #

@@ -1,0 +1,42 @@
+"""Runs the benchmarks, all or those named, one after the other; arguments after `--` go to each of them.
+
+Ends with 1 when one of them says that a target was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAMS = {"scale": "1,000,000 queued jobs beside 1,000: calls, dispatch, memory, start"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", 1)[0],
+        epilog="\n".join(f"{name}: {what}" for name, what in PROGRAMS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PROGRAMS)}")
+    given = sys.argv[1:]
+    own, passed = (given, []) if "--" not in given else (given[: given.index("--")], given[given.index("--") + 1 :])
+    names = parser.parse_args(own).names or list(PROGRAMS)
+    unknown = [name for name in names if name not in PROGRAMS]
+    if unknown:
+        parser.error(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(PROGRAMS)}")
+    failed = []
+    for name in names:
+        print(f"--- {name}: {PROGRAMS[name]}", flush=True)
+        if subprocess.run(
+            [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *passed], check=False
+        ).returncode:
+            failed.append(name)
+    if failed:
+        print(f"missed a target, or could not measure: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
