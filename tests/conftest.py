@@ -5,7 +5,11 @@ pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
 
 import asyncio
 
+import pytest
 import uvloop
+
+# Before the tests of any folder import them.
+pytest.register_assert_rewrite("opusd.testing.stores", "opusd.testing.store_reading")
 
 LOOPS = {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
 

@@ -57,6 +57,10 @@ def test_a_library_is_imported_by_its_room_alone(library: str) -> None:
 
 def test_the_shim_and_the_launcher_import_the_standard_library_alone() -> None:
     """They run as `python -I -S`: nothing else is there."""
-    small = [path for path in SOURCES if module_of(path) in {"opusd.agents.shim", "opusd.agents.kernel", "opusd.agents.launcher_main"}]
+    small = [
+        path
+        for path in SOURCES
+        if module_of(path) in {"opusd.agents.shim", "opusd.agents.kernel", "opusd.agents.launcher_main"}
+    ]
     others = {"msgspec", "structlog", "uvloop", "aiosqlite", "asyncio"}
     assert {module_of(path): others & set(imports(path)) for path in small if others & set(imports(path))} == {}
