@@ -16,7 +16,7 @@ from opusd.agents.environment import check_argv
 from opusd.agents.pool import AgentPool
 from opusd.clock import Clock, SystemClock
 from opusd.config import Config, ConfigError
-from opusd.core.errors import OpusError
+from opusd.core.errors import Conflict, OpusError
 from opusd.core.state import Pauses, State
 from opusd.dispatcher.desk import Desk
 from opusd.dispatcher.engine import Engine
@@ -33,6 +33,7 @@ from opusd.dispatcher.upkeep import Upkeep
 from opusd.dispatcher.waits import Waits
 from opusd.notify import Supervisor
 from opusd.rpc.callers import Callers
+from opusd.rpc.place import exposed
 from opusd.rpc.server import RpcServer
 from opusd.store.sqlite import SqliteStore
 
@@ -138,6 +139,7 @@ class Daemon:
         self._upkeep = Upkeep(
             desk,
             self._runs,
+            forgotten=self._tally.forgotten,
             log=self._log,
             **_retention_values(config),
         )
@@ -221,6 +223,8 @@ class Daemon:
         degraded = []
         if not self._pool.punches_holes:
             degraded.append("the file system of the state folder can't punch holes: long output is cut short instead")
+        if (open_folder := exposed(self._settings.socket)) is not None:
+            degraded.append(open_folder)
         return {
             "degraded": degraded,
             "connections": self._server.connections,
@@ -247,7 +251,7 @@ class Daemon:
             check_agents(config)
         except ConfigError as error:
             message = f"the configuration was not changed: {error}"
-            raise OpusError(message) from error
+            raise Conflict(message) from error
         self._config = config
         self._state.relimit(config.limits())
         self._launching.configure(**_launch_values(config))

@@ -64,10 +64,13 @@ def check_job_env(names: Iterable[str]) -> None:
 
 
 def refuse_secrets(env: Mapping[str, object], secret: Iterable[str]) -> None:
-    """Refuse a literal under a name that matches one of the globs `env_secret`: the registry would keep it."""
-    globs = list(secret)
+    """Refuse a literal under a name that matches one of the globs `env_secret`: the registry would keep it.
+
+    In either case of letters, for programs read `api_key` as well.
+    """
+    globs = [glob.upper() for glob in secret]
     for name, value in env.items():
-        if isinstance(value, str) and _matches(name, globs):
+        if isinstance(value, str) and _matches(name.upper(), globs):
             message = (
                 f'{name} looks like a secret and would be kept: send {{"from_env": "{name}"}} or {{"from_file": PATH}}'
             )

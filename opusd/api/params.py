@@ -11,11 +11,12 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from opusd.api.types import (
-    Amount,
     Boost,
-    DependsOn,
     Duration,
+    Edges,
     JobSpec,
+    Labels,
+    Needs,
     Params,
     Progress,
     Ref,
@@ -71,19 +72,19 @@ class JobUpdate(Params, kw_only=True):
     id: Ref
     version: int | None = None
     title: Title | UnsetType | None = UNSET
-    labels: list[str] | UnsetType = UNSET
+    labels: Labels | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
     timeout: Duration | UnsetType | None = UNSET
     priority: int | str | UnsetType = UNSET
     boost: Boost | UnsetType = UNSET
-    needs: dict[str, Amount] | UnsetType = UNSET
+    needs: Needs | UnsetType = UNSET
     prompt: str | UnsetType | None = UNSET
     command: list[str] | UnsetType | None = UNSET
     agent: str | UnsetType | None = UNSET
     expires_in: Duration | UnsetType | None = UNSET
     max_retries: Retries | UnsetType | None = UNSET
     run_at: Time | UnsetType | None = UNSET
-    depends_on: list[int | str | DependsOn] | UnsetType = UNSET
+    depends_on: Edges | UnsetType = UNSET
 
 
 class JobHold(Params, kw_only=True):
@@ -166,7 +167,13 @@ class QueuePeek(Params, kw_only=True):
 
 
 class QueueCapacity(Params, kw_only=True):
+    """The start is estimated from run times of the agent's jobs of this `type`, or of all its jobs.
+
+    `source` is taken, and changes nothing as long as no source has a quota.
+    """
+
     agent: str | None = None
+    type: str | None = None
     source: SourceWord | None = None
 
 

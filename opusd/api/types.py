@@ -57,6 +57,8 @@ Key: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 Boost: TypeAlias = Annotated[int, Meta(ge=-49, le=49)]
 Retries: TypeAlias = Annotated[int, Meta(ge=0)]
 Amount: TypeAlias = Annotated[int, Meta(ge=1)]
+Labels: TypeAlias = Annotated[list[str], Meta(max_length=100)]
+Needs: TypeAlias = Annotated[dict[str, Amount], Meta(max_length=100)]
 
 
 class Params(msgspec.Struct, forbid_unknown_fields=True):
@@ -69,6 +71,9 @@ class DependsOn(Params, kw_only=True):
     job: Ref
     on: OnWord = "success"
     if_unmet: IfUnmetWord | None = None
+
+
+Edges: TypeAlias = Annotated[list[int | str | DependsOn], Meta(max_length=1000)]
 
 
 class EnvSource(Params, kw_only=True):
@@ -101,13 +106,13 @@ class JobSpec(Params, kw_only=True, omit_defaults=True):
     priority: int | str = "normal"
     boost: Boost = 0
     agent: str | None = None
-    depends_on: list[int | str | DependsOn] = []
+    depends_on: Edges = []
     key: Key | None = None
     group: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
     parent: Ref | None = None
     payload: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
-    labels: list[str] = []
+    labels: Labels = []
     cwd: str | None = None
     env: dict[str, str | EnvSource] = {}
     run_at: Time | None = None
@@ -116,7 +121,7 @@ class JobSpec(Params, kw_only=True, omit_defaults=True):
     timeout: Duration | None = None
     max_retries: Retries | None = None
     retry: str | RetryPolicy | None = None
-    needs: dict[str, Amount] = {}
+    needs: Needs = {}
     worktree: bool | None = None
     verify: list[str] | None = None
     held: bool = False

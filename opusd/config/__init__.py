@@ -188,10 +188,21 @@ def _read(path: Path) -> str:
             )
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ConfigError(f"{path} can be written by others, and it names programs to run: chmod go-w {path}")
+        for folder in {path.absolute().parent, path.resolve().parent}:
+            _refuse_open_folder(path, folder)
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read().decode()
     finally:
         os.close(descriptor)
+
+
+def _refuse_open_folder(path: Path, folder: Path) -> None:
+    """Who can write a folder can put another file in the place of one that is in it, unless the folder is sticky."""
+    found = folder.stat()
+    if found.st_uid not in {0, os.geteuid()}:
+        raise ConfigError(f"{path} is in {folder}, which belongs to uid {found.st_uid}: it must be yours or root's")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
+        raise ConfigError(f"{path} can be replaced by others, who can write its folder: chmod go-w {folder}")
 
 
 def _policies(tables: Mapping[Any, RetryTable]) -> dict[str, Policy]:

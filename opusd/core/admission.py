@@ -86,14 +86,11 @@ def submit(
         if found is not None:
             known[index] = found
         names[submission.key] = -index - 1 if found is None else found
-    _room(
-        state,
-        sum(1 for index, submission in enumerate(submissions) if index not in known and not submission.interactive),
-    )
+    queued = state.queued()
     numbers = {index: decision.next_id() for index in range(len(submissions)) if index not in known}
     names = {key: number if number > 0 else numbers[-number - 1] for key, number in names.items()}
     results: list[tuple[Job | int, bool]] = []
-    pending = _Batch(names=names, facts=replace(facts, finals=dict(facts.finals)))
+    pending = _Batch(names=names, facts=replace(facts, finals=dict(facts.finals)), queued=queued)
     for index, submission in enumerate(submissions):
         try:
             if index in known:
@@ -112,8 +109,11 @@ def submit(
 
 
 class _Batch(msgspec.Struct):
+    """`queued`: how many jobs were queued before it."""
+
     names: dict[str, int]
     facts: Facts
+    queued: int
 
 
 def _known(state: State, submission: Submission, facts: Facts) -> int | None:
@@ -136,12 +136,16 @@ def _known(state: State, submission: Submission, facts: Facts) -> int | None:
     return number
 
 
-def _room(state: State, new: int) -> None:
-    """Backpressure; a human's message is let in even when machines have filled the queue."""
-    queued, limit = state.queued(), state.limits.max_queued
-    if new and queued + new > limit:
-        message = f"{queued} jobs are queued and max_queued is {limit}: wait, or raise max_queued"
-        raise QueueFull(message, queued=queued, max_queued=limit, retry_after=60)
+def _room(state: State, agent: Agent, batch: _Batch) -> None:
+    """Backpressure for a job that would be queued."""
+    limit = state.limits.max_queued
+    if state.queued() + 1 > limit:
+        message = f"{batch.queued} jobs are queued and max_queued is {limit}: wait, or raise max_queued"
+        raise QueueFull(message, queued=batch.queued, max_queued=limit, retry_after=60)
+    queued = len(state.lane(agent.name).order)
+    if queued + 1 > agent.max_queued:
+        message = f"{queued} jobs of agent {agent.name} are queued and its max_queued is {agent.max_queued}: wait"
+        raise QueueFull(message, queued=queued, max_queued=agent.max_queued, retry_after=60, agent=agent.name)
 
 
 def _admit(decision: Decision, number: int, submission: Submission, batch: _Batch, caller: Caller) -> Job:
@@ -151,10 +155,6 @@ def _admit(decision: Decision, number: int, submission: Submission, batch: _Batc
     terms = _terms(state, submission, caller, decision.actor)
     agent = limits.agents[terms.agent]
     may_submit(caller, submission.spec, terms, limits, state, ancestors, batch.facts.tree_sizes)
-    queued = len(state.lane(agent.name).order)
-    if queued + 1 > agent.max_queued and not terms.interactive:
-        message = f"{queued} jobs of agent {agent.name} are queued and its max_queued is {agent.max_queued}: wait"
-        raise QueueFull(message, queued=queued, max_queued=agent.max_queued, retry_after=60, agent=agent.name)
     edges = _edges(state, number, submission, batch)
     job = Job(
         id=number,
@@ -170,6 +170,8 @@ def _admit(decision: Decision, number: int, submission: Submission, batch: _Batc
         where = placement(job, now)
         status = {Step.BLOCK: Status.BLOCKED, Step.SCHEDULE: Status.SCHEDULED}.get(where, Status.QUEUED)
         job = replace(job, status=status, queued_at=now if status is Status.QUEUED else None)
+    if job.status is Status.QUEUED and not terms.interactive:  # a human's message comes in though machines filled it
+        _room(state, agent, batch)
     decision.put(None, job, "submitted", spec=submission.spec)
     return decision.cancel_unmet(job)
 
@@ -228,7 +230,7 @@ def make_edges(
     names: dict[str, int] | None = None,
 ) -> tuple[Edge, ...]:
     """Edges to jobs that exist; an upstream that is final already is judged now."""
-    edges: list[Edge] = []
+    edges: dict[Edge, None] = {}
     for ref, on, if_unmet in depends:
         upstream = resolve(ref, state, facts, names)
         if upstream is None:
@@ -240,8 +242,7 @@ def make_edges(
         edge = Edge(upstream, on, if_unmet)
         if upstream not in state.jobs and upstream in facts.finals:
             edge = judged(edge, facts.finals[upstream][0])
-        if edge not in edges:
-            edges.append(edge)
+        edges[edge] = None
     return tuple(edges)
 
 

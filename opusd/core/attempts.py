@@ -92,7 +92,7 @@ def end(decision: Decision, job: Job, attempt: int, ended: End, outcome: Outcome
         log_bytes=ended.log_bytes,
     )
     error = _error(failure, message, ended)
-    brought = replace(outcome, result=ended.result if failure is None else outcome.result, error=error)
+    brought = replace(outcome, result=_result(failure, ended.result, outcome.result), error=error)
     rest = replace(job, run=None)
     after, kind, detail = _judge(decision, rest, run, failure, ended)
     detail = {**detail, **({"class": failure.value, "message": message} if failure else {}), **ended.detail}
@@ -113,6 +113,15 @@ def _classify(run: Run, ended: End) -> tuple[FailureClass | None, str | None]:
         limit = "" if run.timeout_at is None else f" after {(run.timeout_at - run.started_at) / 1e6:g} s"
         return FailureClass.TIMEOUT, f"timed out{limit}"
     return FailureClass.CANCELLED, run.ending_reason or f"{run.ending} by {run.ending_by}"
+
+
+def _result(
+    failure: FailureClass | None, own: dict[str, Any] | None, earlier: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """What the attempt brought; what an earlier one brought when this one failed and brought nothing."""
+    if failure is None or earlier is None or (own is not None and any(own.values())):
+        return own
+    return earlier
 
 
 def _error(failure: FailureClass | None, message: str | None, ended: End) -> dict[str, Any] | None:

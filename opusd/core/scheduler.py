@@ -15,6 +15,7 @@ from opusd.core import attempts
 from opusd.core.job import Job
 from opusd.core.lifecycle import Status, Step
 from opusd.core.order import job_of
+from opusd.core.times import to_rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +67,7 @@ def _due(decision: Decision, job: Job, plan: Plan) -> None:
                 job,
                 decision.step(job, Step.EXPIRE, completed_at=decision.now),
                 "expired",
-                detail={"expires_at": job.expires_at},
+                detail={"expires_at": None if job.expires_at is None else to_rfc3339(job.expires_at)},
             )
             decision.settle(gone)
         case Status.SCHEDULED:

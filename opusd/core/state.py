@@ -120,6 +120,7 @@ class State:
         elif new is not None and old is not None and new.edges and old.terms is not new.terms:
             self.inheritance.change(old, new, self.jobs.get)
         if new is None:
+            self._forget_tree(job.root)
             return
         if new.status is Status.QUEUED:
             self.lane(new.terms.agent).push(self.rank_key(new), signature(new.terms))
@@ -309,6 +310,11 @@ class State:
     def _grow(self, job: Job, by: int) -> None:
         if job.ancestors and job.root in self.tree_sizes:
             self.tree_sizes[job.root] += by
+
+    def _forget_tree(self, root: int) -> None:
+        """Nobody of this tree is left to submit more; should one be retried, the registry tells its size again."""
+        if root not in self.jobs and root not in self.descendants:
+            self.tree_sizes.pop(root, None)
 
     def _link(self, old: Job | None, new: Job | None) -> None:
         job = new or old

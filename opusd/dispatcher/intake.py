@@ -36,7 +36,8 @@ MAX_OBJECTS: Final = 256 << 10
 MAX_ARGUMENT: Final = (128 << 10) - 1
 _MAX_NAME: Final = 200
 _MAX_TITLE: Final = 200
-_KEY: Final = re.compile(r"[^\s,\x00-\x1f\x7f]{1,200}")
+# Beside spaces and controls (those of C1 too): line separators, and what turns the direction of text round.
+_KEY: Final = re.compile(r"[^\s,\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]{1,200}")
 
 
 class Intake:
@@ -87,11 +88,7 @@ class Intake:
         )
 
     def _spec(self, sent: JobSpec, path: str) -> Spec:
-        size = len(msgspec.json.encode(sent.payload)) + len(msgspec.json.encode(sent.metadata))
-        if size > MAX_OBJECTS:
-            raise _invalid(
-                path, "payload", f"payload and metadata are {size} bytes together; {MAX_OBJECTS} are allowed"
-            )
+        check_objects(sent.payload, sent.metadata, path, "payload")
         cwd = sent.cwd if sent.cwd is not None else self._home
         if not cwd.startswith("/"):
             raise _invalid(path, "cwd", f"{cwd!r} is not an absolute path")
@@ -140,15 +137,16 @@ class Intake:
         for name in ("title", "prompt", "command", "agent", "max_retries"):
             if getattr(sent, name) is None:
                 raise _invalid("$", name, f"{name} can't be null: leave it out to keep it")
+        if sent.title == "":
+            raise _invalid("$", "title", "a title is not empty: leave it out to keep it")
         tier: Any = UNSET
         boost: Any = sent.boost
         if sent.priority is not UNSET:
             tier, level = read("$", "priority", parse_priority, sent.priority)
-            boost = _boost(level + (0 if sent.boost is UNSET else sent.boost), "$")
-        if isinstance(sent.metadata, dict) and (size := len(msgspec.json.encode(sent.metadata))) > MAX_OBJECTS:
-            raise _invalid("$", "metadata", f"metadata is {size} bytes; {MAX_OBJECTS} are allowed")
+            if not isinstance(sent.priority, str):  # a tier's name says nothing of the boost
+                boost = _boost(level + (0 if sent.boost is UNSET else sent.boost), "$")
         return Edit(
-            title=sent.title or UNSET,
+            title=UNSET if sent.title is None else sent.title,
             labels=sent.labels,
             metadata=sent.metadata,
             timeout=_if_set(sent.timeout, lambda value: _positive("$", "timeout", value)),
@@ -165,6 +163,13 @@ class Intake:
             ),
             depends=_if_set(sent.depends_on, lambda value: depends(value, "$")),
         )
+
+
+def check_objects(payload: object, metadata: object, path: str, field: str) -> None:
+    """InvalidParams, for this field, when both together are too long."""
+    size = len(msgspec.json.encode(payload)) + len(msgspec.json.encode(metadata))
+    if size > MAX_OBJECTS:
+        raise _invalid(path, field, f"payload and metadata are {size} bytes together; {MAX_OBJECTS} are allowed")
 
 
 def depends(sent: list[int | str | DependsOn], path: str) -> tuple[tuple[Ref, On, IfUnmet], ...]:

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from opusd.core.job import Change
     from opusd.store.base import Snapshot
@@ -32,6 +32,10 @@ class Tally:
             if row is not None and row.ended_at is not None:
                 self.attempts[row.agent] += 1
                 self.succeeded[row.agent] += row.failure is None
+
+    def forgotten(self, finals: Mapping[str, int]) -> None:
+        """So many jobs of each final status are gone from the registry."""
+        self.finals.subtract(finals)
 
     def success_rate(self, agent: str) -> float | None:
         ended = self.attempts[agent]

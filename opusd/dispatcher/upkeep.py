@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import shutil
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +18,7 @@ from opusd.dispatcher.intake import read
 from opusd.store.base import CommitFailed, CommitRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from opusd.api import params as p
@@ -24,10 +26,14 @@ if TYPE_CHECKING:
     from opusd.dispatcher.desk import Desk, Session
 
 _AT_ONCE: Final = 500
+_ID: Final = re.compile(r"[1-9]\d{0,11}", re.ASCII)
 
 
 class Upkeep:
-    """`finished` and `history` are microseconds or None (never); `every` is seconds."""
+    """`finished` and `history` are microseconds or None (never); `every` is seconds.
+
+    `forgotten` is told how many jobs of each final status have left the registry.
+    """
 
     def __init__(
         self,
@@ -38,9 +44,11 @@ class Upkeep:
         history: int | None,
         every: float,
         log: Callable[..., None],
+        forgotten: Callable[[dict[str, int]], None] = lambda _: None,
     ) -> None:
         self._desk = desk
         self._runs = runs
+        self._forgotten = forgotten
         self._log = log
         self.configure(finished=finished, history=history, every=every)
 
@@ -85,29 +93,56 @@ class Upkeep:
     async def _prune(self, jobs: Sequence[int], actor: str, *, command: bool) -> None:
         state = self._desk.state
 
+        gone: list[int] = []
+
         def decide(decision: Decision) -> None:
+            gone.clear()  # it may be decided again
             for number in jobs:
                 if number not in state.jobs and not state.dependents.get(number):
+                    gone.append(number)
                     decision.pruned.append((number, False))  # its key is shown still, and free
                     decision.note("job.pruned", job=number)
 
         writer = self._desk.writer
         await (writer.command(decide, actor) if command else writer.fact(decide))
-        await asyncio.get_running_loop().run_in_executor(None, self._remove_runs, list(jobs))
+        await asyncio.get_running_loop().run_in_executor(None, self._remove_runs, gone)
 
     def _remove_runs(self, jobs: Sequence[int]) -> None:
         for number in jobs:
             shutil.rmtree(self._runs / str(number), ignore_errors=True)
 
     async def run(self) -> None:
-        """Retention, for ever: first soon after the start, then each `every`."""
+        """What an earlier daemon left half done, then retention, each `every`, for ever."""
         never = asyncio.Event()
+        work: Callable[[], Awaitable[int | None]] = self.sweep
         while True:
-            await self._desk.clock.wait(never, self._every)
             try:
-                await self.once()
+                await work()
             except (StorageUnavailable, CommitFailed, CommitRefused) as error:  # it has time
                 self._log("retention.postponed", level="warning", message=str(error))
+            work = self.once
+            await self._desk.clock.wait(never, self._every)
+
+    async def sweep(self) -> None:
+        """Remove the runs of pruned jobs, which a crash between the commit and the removal leaves.
+
+        Only of ids that were given out before: whatever else is in the folder is not ours to judge.
+        """
+        loop, state, last = asyncio.get_running_loop(), self._desk.state, self._desk.state.last_job
+        found = await loop.run_in_executor(None, self._runs_of_jobs)
+        known = [number for number in found if number <= last and number not in state.jobs]
+        count = 0
+        for at in range(0, len(known), _AT_ONCE):
+            some = known[at : at + _AT_ONCE]
+            gone = sorted(set(some) - await self._desk.store.unpruned(some))
+            await loop.run_in_executor(None, self._remove_runs, gone)
+            count += len(gone)
+        if count:
+            self._log("runs.swept", jobs=count)
+
+    def _runs_of_jobs(self) -> list[int]:
+        with os.scandir(self._runs) as entries:
+            return sorted(int(entry.name) for entry in entries if _ID.fullmatch(entry.name))
 
     async def once(self) -> int:
         """Prune what is past its time now; how many jobs."""
@@ -120,8 +155,9 @@ class Upkeep:
             await self._prune(jobs, "retention", command=False)
             count += len(jobs)
         if self._history is not None:
-            while await self._desk.store.forget(now - self._history, _AT_ONCE):
-                count += 1
+            while gone := await self._desk.store.forget(now - self._history, _AT_ONCE):
+                self._forgotten(gone.finals)
+                count += len(gone)
         if count:
             self._log("retention.pruned", jobs=count)
         return count

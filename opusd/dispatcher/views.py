@@ -17,6 +17,8 @@ from opusd.core.retry import RETRIED
 from opusd.core.times import to_rfc3339
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from opusd.core.retry import Policy
     from opusd.core.state import State
 
@@ -30,7 +32,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     position: int | None = None
     ahead: int | None = None
     heir: Heir | None = None
-    dependents: tuple[int, ...] = ()
+    waiting: tuple[int, ...] = ()  # the unfinished jobs that wait for it: of a new job these are all its dependents
 
 
 def snapshot(state: State, job: Job, now: int) -> Snapshot:
@@ -46,14 +48,23 @@ def snapshot(state: State, job: Job, now: int) -> Snapshot:
         position=position,
         ahead=ahead,
         heir=heir if heir is not None and heir.tier > job.terms.tier else None,
-        dependents=tuple(sorted(state.dependents.get(job.id, ()))),
+        waiting=tuple(sorted(state.dependents.get(job.id, ()))),
     )
 
 
 def view(
-    seen: Snapshot, spec: Spec, outcome: Outcome, *, full: bool = True, progress: wire.Progress | None = None
+    seen: Snapshot,
+    spec: Spec,
+    outcome: Outcome,
+    *,
+    full: bool = True,
+    progress: wire.Progress | None = None,
+    dependents: Sequence[int] | None = None,
 ) -> wire.Job:
-    """The wire's Job; without `full` its long fields are left out."""
+    """The wire's Job; without `full` its long fields are left out.
+
+    `dependents` are those of the registry, where every edge is; None: of a new job, whose memory knows all.
+    """
     job, terms, run = seen.job, seen.job.terms, seen.job.run
     return wire.Job(
         id=job.id,
@@ -81,7 +92,7 @@ def view(
             wire.Dependency(job=edge.upstream, on=edge.on.value, if_unmet=edge.if_unmet.value, state=edge.state.value)
             for edge in job.edges
         ],
-        dependents=list(seen.dependents),
+        dependents=list(seen.waiting if dependents is None else dependents),
         inherits=None if seen.heir is None else wire.Inherited(tier=seen.heir.tier.word, job=seen.heir.job),  # type: ignore[arg-type]
         labels=spec.labels,
         needs=dict(terms.needs),
@@ -107,7 +118,7 @@ def view(
         error=None if outcome.error is None else msgspec.convert(outcome.error, wire.Failure),
         usage=None if outcome.usage is None else msgspec.convert(outcome.usage, wire.Usage),
         session_id=outcome.session_id,
-        workdir=outcome.workdir,
+        workdir=outcome.workdir or (spec.cwd if job.attempts else None),
         submitted_by=terms.submitted_by,
         version=job.version,
         prompt=spec.prompt if full else UNSET,

@@ -15,7 +15,7 @@ import msgspec
 
 from opusd.api.methods import METHODS, PROTOCOL, Method
 from opusd.api.openrpc import document
-from opusd.api.params import EventsUnsubscribe, RpcDiscover, SystemHello, SystemPing
+from opusd.api.params import EventsUnsubscribe, JobSubmitBatch, RpcDiscover, SystemHello, SystemPing
 from opusd.api.results import Done, Hello
 from opusd.core.errors import Conflict, InvalidParams, NotFound
 from opusd.rpc.session import Session
@@ -42,6 +42,8 @@ class Binding(msgspec.Struct, frozen=True):
 
 _PLACE: Final = re.compile(r" - at `(.*)`$", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*?)`")
+_STEP: Final = re.compile(r"\.(\w+)|\[(\d+)\]")
+_ENTRY: Final = re.compile(r"\$\.jobs\[(\d+)\]")
 _MISSING: Final = re.compile(r"Object missing required field `(.*?)`")
 
 
@@ -53,6 +55,8 @@ def decode_params(params: dict[str, Any], kind: type[Any]) -> Any:
         message = str(error)
     place = _PLACE.search(message)
     path = place[1] if place is not None else "$"
+    if "[...]" in path:
+        path = _with_key(params, kind, path)
     text = message[: place.start()] if place is not None else message
     text, path = text[:500], path[:500]
     if (unknown := _UNKNOWN.match(text)) is not None:
@@ -63,7 +67,33 @@ def decode_params(params: dict[str, Any], kind: type[Any]) -> Any:
     elif (missing := _MISSING.match(text)) is not None:
         text = f"the parameter {missing[1]!r} is missing"
         path = f"{path}.{missing[1]}"
-    raise InvalidParams(f"{text} - at `{path}`", path=path)
+    entry = _ENTRY.match(path) if kind is JobSubmitBatch else None
+    raise InvalidParams(f"{text} - at `{path}`", path=path, **({"index": int(entry[1])} if entry is not None else {}))
+
+
+def _with_key(params: dict[str, Any], kind: type[Any], path: str) -> str:
+    """The path of an error with the object's key where msgspec has `[...]`: that of the first wrong value."""
+    before, _, after = path.partition("[...]")
+    steps = [int(index) if index else name for name, index in _STEP.findall(before)]
+    found: Any = params
+    for step in steps:
+        found = found[step]
+    keys = list(found)
+
+    def wrong(some: list[str]) -> bool:
+        part: Any = {key: found[key] for key in some}
+        for step in reversed(steps):
+            part = {step: part} if isinstance(step, str) else [part]
+        try:
+            msgspec.convert(part, kind)
+        except msgspec.ValidationError as error:
+            return "[...]" in str(error)
+        return False
+
+    while len(keys) > 1:  # by halves, for an object may be large
+        first = keys[: len(keys) // 2]
+        keys = first if wrong(first) else keys[len(keys) // 2 :]
+    return f"{before}.{keys[0][:200]}{after}"
 
 
 def _names(kind: type[Any]) -> list[str]:

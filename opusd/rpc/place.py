@@ -67,6 +67,15 @@ def make(path: Path, backlog: int) -> Place:
     return Place(listening, path)
 
 
+def exposed(path: Path) -> str | None:
+    """What is wrong with a socket's directory that others may enter, in words; the socket itself is ours alone."""
+    try:
+        mode = stat.S_IMODE(path.parent.stat().st_mode)
+    except OSError as error:
+        return f"the socket's directory {path.parent} can't be looked at: {error.strerror or error}"
+    return f"the socket's directory {path.parent} is open to others: chmod 700 it" if mode & 0o077 else None
+
+
 def inherit(fd: int) -> Place:
     """The socket that systemd listens on for us; its path is systemd's to remove."""
     try:

@@ -69,6 +69,16 @@ class Snapshot(msgspec.Struct):
     attempts: dict[str, tuple[int, int]] = {}  # agent -> (attempts ended, of which succeeded)
 
 
+class Forgotten(msgspec.Struct, frozen=True):
+    """What is gone for good: jobs by their final status, and events."""
+
+    finals: dict[str, int] = {}
+    events: int = 0
+
+    def __len__(self) -> int:
+        return sum(self.finals.values()) + self.events
+
+
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """Filters of job.list; every given one must hold. Tuples mean any of. Times are microseconds."""
 
@@ -139,8 +149,11 @@ class Store(Protocol):
 
     async def attempts(self, job: int) -> list[Attempt]: ...
 
-    async def dependents(self, job: int) -> list[int]:
-        """The ids of the jobs that have an edge to this one, finished ones too."""
+    async def dependents(self, jobs: Sequence[int]) -> dict[int, list[int]]:
+        """The ids of the jobs that have an edge to each of these, finished ones too; those with none are left out."""
+
+    async def unpruned(self, ids: Sequence[int]) -> set[int]:
+        """Those that exist and are not pruned."""
 
     async def tree_size(self, root: int) -> int:
         """How many jobs descend from this one, over any number of steps."""
@@ -149,6 +162,9 @@ class Store(Protocol):
         self, since: int, limit: int, *, kinds: Sequence[str] = (), jobs: Sequence[int] = (), group: str | None = None
     ) -> list[Event]:
         """Events with a cursor above `since`, ascending."""
+
+    async def history(self, job: int, limit: int) -> list[Event]:
+        """The newest events of a job, so many at most, ascending."""
 
     async def oldest_event(self) -> int:
         """The lowest cursor that is kept; 0 when nothing was pruned."""
@@ -162,8 +178,8 @@ class Store(Protocol):
     async def prunable(self, before: int, statuses: Sequence[str], limit: int) -> list[int]:
         """Jobs that ended before this, not pruned yet, that no unfinished job waits for; oldest first."""
 
-    async def forget(self, before: int, limit: int) -> int:
-        """Remove what is left of pruned jobs that ended, and events, before this: how many of both, at most `limit`.
+    async def forget(self, before: int, limit: int) -> Forgotten:
+        """Remove what is left of pruned jobs that ended, and events, before this: at most `limit` of both together.
 
         Events go from the oldest on without a gap, and the newest always stays.
         """

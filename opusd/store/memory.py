@@ -20,6 +20,7 @@ from opusd.store.base import (
     Batch,
     CommitFailed,
     CommitRefused,
+    Forgotten,
     Query,
     Record,
     Snapshot,
@@ -90,18 +91,18 @@ class MemoryStore:
                     tables.settings.pop(name, None)
                 else:
                     tables.settings[name] = _encode(value)
-            _prune(tables, [one for one in batch.pruned if one[0] in changed])
             _check_keys(tables)
+            _prune(tables, [one for one in batch.pruned if one[0] in changed])
         except (TypeError, ValueError, OverflowError) as error:
             raise CommitRefused(f"the batch can't be encoded: {error}") from error
         self._tables = tables
 
-    async def forget(self, before: int, limit: int) -> int:
+    async def forget(self, before: int, limit: int) -> Forgotten:
         tables = self._open().copy()
         ended = [record for record in tables.records() if record.pruned and _ended_before(record.job, before)]
         awaited = _awaited(tables)
-        jobs = [record.job.id for record in sorted(ended, key=_by_end) if record.job.id not in awaited][:limit]
-        for id_ in jobs:
+        jobs = [record.job for record in sorted(ended, key=_by_end) if record.job.id not in awaited][:limit]
+        for id_ in [job.id for job in jobs]:
             del tables.jobs[id_]
             tables.attempts.pop(id_, None)
         gone = 0
@@ -111,7 +112,7 @@ class MemoryStore:
             del tables.events[event.cursor]
             gone += 1
         self._tables = tables
-        return len(jobs) + gone
+        return Forgotten(dict(Counter(job.status.value for job in jobs)), gone)
 
     # --- reading ------------------------------------------------------------------------------------
 
@@ -152,9 +153,15 @@ class MemoryStore:
         attempts = self._open().attempts.get(job, {})
         return [msgspec.json.decode(attempts[number], type=Attempt) for number in sorted(attempts)]
 
-    async def dependents(self, job: int) -> list[int]:
-        records = self._open().records()
-        return [record.job.id for record in records if any(edge.upstream == job for edge in record.job.edges)]
+    async def dependents(self, jobs: Sequence[int]) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for record in self._open().records():
+            for upstream in {edge.upstream for edge in record.job.edges}.intersection(jobs):
+                found.setdefault(upstream, []).append(record.job.id)
+        return found
+
+    async def unpruned(self, ids: Sequence[int]) -> set[int]:
+        return {record.job.id for record in self._open().records() if not record.pruned}.intersection(ids)
 
     async def tree_size(self, root: int) -> int:
         return sum(root in record.job.ancestors for record in self._open().records())
@@ -173,6 +180,9 @@ class MemoryStore:
             )
 
         return [event for event in _events(tables) if wanted(event)][:limit]
+
+    async def history(self, job: int, limit: int) -> list[Event]:
+        return [event for event in _events(self._open()) if event.job == job][-limit:]
 
     async def oldest_event(self) -> int:
         oldest = min(self._open().events, default=0)

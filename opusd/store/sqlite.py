@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -23,6 +23,7 @@ from opusd.store.base import (
     Batch,
     CommitFailed,
     CommitRefused,
+    Forgotten,
     OutcomeUnknown,
     Query,
     Record,
@@ -233,11 +234,11 @@ class SqliteStore:
         if not task.cancelled():
             task.exception()  # its caller was told, or was cancelled and did not want to know
 
-    async def forget(self, before: int, limit: int) -> int:
-        jobs = [job for (job,) in await _read(self._scan, sqlite_query.FORGETTABLE, [before, limit])]
+    async def forget(self, before: int, limit: int) -> Forgotten:
+        jobs = await _read(self._scan, sqlite_query.FORGETTABLE, [before, limit])
         [(events, below)] = await _read(self._scan, sqlite_query.FORGETTABLE_EVENTS, [before, limit - len(jobs)])
-        await self._write(sqlite_write.forget(jobs, below if events else 0))
-        return len(jobs) + int(events)
+        await self._write(sqlite_write.forget([job for job, _ in jobs], below if events else 0))
+        return Forgotten(dict(Counter(status for _, status in jobs)), int(events))
 
     # --- reading ------------------------------------------------------------------------------------
 
@@ -291,8 +292,14 @@ class SqliteStore:
     async def attempts(self, job: int) -> list[Attempt]:
         return [attempt_from(row) for row in await _read(self._lookup, sqlite_query.ATTEMPTS, [job])]
 
-    async def dependents(self, job: int) -> list[int]:
-        return [id_ for (id_,) in await _read(self._lookup, sqlite_query.DEPENDENTS, [job])]
+    async def dependents(self, jobs: Sequence[int]) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for upstream, job in await _read(self._lookup, sqlite_query.DEPENDENTS, [to_json(list(jobs))]):
+            found.setdefault(upstream, []).append(job)
+        return found
+
+    async def unpruned(self, ids: Sequence[int]) -> set[int]:
+        return {id_ for (id_,) in await _read(self._lookup, sqlite_query.UNPRUNED, [to_json(list(ids))])}
 
     async def tree_size(self, root: int) -> int:
         [(size,)] = await _read(self._lookup, sqlite_query.TREE_SIZE, [root])
@@ -303,6 +310,10 @@ class SqliteStore:
     ) -> list[Event]:
         rows = await _read(self._scan, *sqlite_query.events(since, limit, kinds, jobs, group))
         return [event_from(row) for row in rows]
+
+    async def history(self, job: int, limit: int) -> list[Event]:
+        rows = await _read(self._scan, sqlite_query.HISTORY, [job, limit])
+        return [event_from(row) for row in reversed(rows)]
 
     async def oldest_event(self) -> int:
         [(oldest,)] = await _read(self._lookup, sqlite_query.OLDEST_EVENT)

@@ -44,7 +44,9 @@ BY_KEY: Final = f"""
 SELECT key, id, digest FROM jobs CROSS JOIN specs ON specs.job = jobs.id WHERE pruned = 0 AND key {_AMONG}
 """
 ATTEMPTS: Final = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE job = ? ORDER BY attempt"
-DEPENDENTS: Final = "SELECT DISTINCT job FROM dependencies WHERE upstream = ? ORDER BY job"
+DEPENDENTS: Final = f"SELECT DISTINCT upstream, job FROM dependencies WHERE upstream {_AMONG} ORDER BY upstream, job"
+UNPRUNED: Final = f"SELECT id FROM jobs WHERE pruned = 0 AND id {_AMONG}"
+HISTORY: Final = f"SELECT {EVENT_COLUMNS} FROM events WHERE job = ? ORDER BY cursor DESC LIMIT ?"
 TREE_SIZE: Final = "SELECT count(*) FROM ancestry WHERE ancestor = ?"
 OLDEST_EVENT: Final = "SELECT ifnull((SELECT min(cursor) FROM events), 0)"
 # Pruned jobs that an unfinished one waits for stay, so that `show` can name what it waits for.
@@ -53,7 +55,7 @@ NOT EXISTS (SELECT 1 FROM dependencies CROSS JOIN jobs AS waiting ON waiting.id 
              WHERE dependencies.upstream = jobs.id AND waiting.completed_at IS NULL)
 """
 FORGETTABLE: Final = f"""
-SELECT id FROM jobs WHERE completed_at < ? AND pruned = 1 AND {_UNAWAITED} ORDER BY completed_at, id LIMIT ?
+SELECT id, status FROM jobs WHERE completed_at < ? AND pruned = 1 AND {_UNAWAITED} ORDER BY completed_at, id LIMIT ?
 """
 # Events go from the old end alone and the newest stays: what is kept has no gap, and no cursor comes twice.
 FORGETTABLE_EVENTS: Final = """

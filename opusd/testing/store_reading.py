@@ -19,7 +19,7 @@ from opusd.core.job import (
     Tier,
 )
 from opusd.core.lifecycle import Status
-from opusd.store.base import Batch, CommitRefused, Query, Record, Store, sort_values
+from opusd.store.base import Batch, CommitRefused, Forgotten, Query, Record, Store, sort_values
 from opusd.testing.records import (
     FULL_OUTCOME,
     FULL_SPEC,
@@ -98,7 +98,7 @@ class Reading:
     async def test_dependents_and_trees_count_over_finished_jobs_too(self, store: Store) -> None:
         up, down = job(1), job(3, Status.COMPLETED, edges=(Edge(1), Edge(1, On.ANY)), ancestors=(1, 2))
         await store.commit(Batch(changes=[born(up), born(job(2, ancestors=(1,), edges=(Edge(1),))), born(down)]))
-        assert await store.dependents(1) == [2, 3]
+        assert await store.dependents([2, 1]) == {1: [2, 3]}
         assert [await store.tree_size(number) for number in (1, 2, 3)] == [2, 1, 0]
 
     async def test_durations_are_those_of_what_completed_last(self, store: Store) -> None:
@@ -177,23 +177,34 @@ class Reading:
         young = Event(cursor=4, time=START * 2, kind="daemon.started")
         late = [event(5), event(6)]
         await store.commit(Batch(changes=changes, events=[young, *late], pruned=[(1, True), (2, True)]))
-        assert await store.forget(START, 10) == 0
-        assert await store.forget(START + 1000, 1) == 1
+        assert await store.forget(START, 10) == Forgotten()
+        assert await store.forget(START + 1000, 1) == Forgotten({"failed": 1})
         assert await store.tree_size(1) == 2
         assert await ids_of(store) == [3, 2]
-        assert await store.forget(START + 1000, 3) == 3
+        assert await store.forget(START + 1000, 3) == Forgotten({"failed": 1}, events=2)
         assert (await ids_of(store), await store.attempts(2)) == ([3], [])
         assert await store.oldest_event() == 3
-        assert await store.forget(START + 1000, 10) == 1
+        assert await store.forget(START + 1000, 10) == Forgotten(events=1)
         assert await store.events(0, 10) == [young, *late]
-        assert await store.forget(START * 3, 10) == 2
+        assert await store.forget(START * 3, 10) == Forgotten(events=2)
         assert await store.events(0, 10) == [late[1]]
-        assert await store.forget(START * 3, 10) == 0
+        assert await store.forget(START * 3, 10) == Forgotten()
         snapshot = await store.load_active()
         assert (snapshot.last_job, snapshot.last_event) == (3, 6)
+
+    async def test_the_history_of_a_job_is_its_newest_events(self, store: Store) -> None:
+        events = [event(number, 1 if number % 2 else 2) for number in range(1, 10)]
+        await store.commit(Batch(changes=[born(job(1)), born(job(2))], events=events))
+        assert await store.history(1, 9) == events[::2]
+        assert await store.history(1, 2) == events[6::2]
+
+    async def test_what_exists_and_is_not_pruned_is_told(self, store: Store) -> None:
+        await store.commit(Batch(changes=[born(job(1, Status.FAILED)), born(job(2)), born(job(3, Status.FAILED))]))
+        await store.commit(Batch(pruned=[(3, True)]))
+        assert await store.unpruned([4, 3, 2]) == {2}
 
     async def test_a_forgotten_id_is_never_given_again(self, store: Store) -> None:
         await store.commit(Batch(changes=[born(job(8, Status.FAILED))]))
         await store.commit(Batch(pruned=[(8, True)]))
-        assert await store.forget(START * 2, 10) == 1
+        assert await store.forget(START * 2, 10) == Forgotten({"failed": 1})
         assert (await store.load_active()).last_job == 8

@@ -25,7 +25,7 @@ from opusd.core.job import (
 )
 from opusd.core.lifecycle import Status
 from opusd.core.retry import FailureClass
-from opusd.store.base import Batch, CommitFailed, CommitRefused, Query, Record, Snapshot, Store
+from opusd.store.base import Batch, CommitFailed, CommitRefused, Forgotten, Query, Record, Snapshot, Store
 from opusd.testing.records import (
     FULL_OUTCOME,
     FULL_RUN,
@@ -62,6 +62,8 @@ class FailingStore:
         self.query = store.query
         self.attempts = store.attempts
         self.dependents = store.dependents
+        self.unpruned = store.unpruned
+        self.history = store.history
         self.tree_size = store.tree_size
         self.events = store.events
         self.oldest_event = store.oldest_event
@@ -92,11 +94,13 @@ class Keeping:
         assert await store.by_key(["k"]) == {}
         assert await store.query(Query()) == []
         assert await store.attempts(1) == []
-        assert await store.dependents(1) == []
+        assert await store.dependents([1]) == {}
+        assert await store.unpruned([1]) == set()
+        assert await store.history(1, 10) == []
         assert await store.tree_size(1) == 0
         assert await store.durations("exec", None) == []
         assert await store.prunable(START * 2, [], 10) == []
-        assert await store.forget(START * 2, 10) == 0
+        assert await store.forget(START * 2, 10) == Forgotten()
 
     async def test_an_empty_batch_is_no_change(self, store: Store) -> None:
         await store.commit(Batch())
@@ -158,8 +162,7 @@ class Keeping:
         change = changed(first, Status.QUEUED, queued_at=START + 9, terms=terms, edges=satisfied, losses=2)
         await store.commit(Batch(changes=[change]))
         assert await store.records([1]) == [Record(change.after, FULL_SPEC, Outcome())]
-        assert await store.dependents(2) == await store.dependents(5) == [1]
-        assert await store.dependents(3) == []
+        assert await store.dependents([2, 3, 5]) == {2: [1], 5: [1]}
         longer = changed(change.after, edges=(*satisfied, Edge(6)))
         await store.commit(Batch(changes=[longer]))
         assert await active_of(store) == [longer.after]

@@ -20,6 +20,14 @@ pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
         ("job.submit", {"payload": {"a": [1, 2**63]}}, "$.payload.a[1]", "2^63"),
         ("job.submit", {"payload": {"a": -(2**63) - 1}}, "$.payload.a", "2^63"),
         ("job.submit", {"depends_on": [1, {"job": 2, "on": "never"}]}, "$.depends_on[1].on", "never"),
+        ("job.submit", {"needs": {"a": 1, "b": 2, "c": 0, "d": 0}}, "$.needs.c", ">= 1"),
+        ("job.update", {"needs": {"a": "x"}, "id": 1}, "$.needs.a", "got `str`"),
+        (
+            "job.submit_batch",
+            {"jobs": [{}, {"env": {"A": "x", "B": {"from_env": 1}}}]},
+            "$.jobs[1].env.B.from_env",
+            "int",
+        ),
         ("job.submit_batch", {"jobs": [{}, {"boost": "x"}]}, "$.jobs[1].boost", "got `str`"),
         ("job.submit_batch", {"jobs": [{}, {"bost": 1}]}, "$.jobs[1].bost", "unknown parameter"),
     ],
@@ -28,7 +36,8 @@ async def test_a_bad_parameter_is_named_by_its_path(peer, method, params, path, 
     peer.call(1, method, **params)
     error = (await peer.line())["error"]
     assert error["code"] == -32602
-    assert error["data"] == {"code": "invalid_params", "retryable": False, "path": path}
+    index = {"index": 1} if path.startswith("$.jobs[1]") else {}
+    assert error["data"] == {"code": "invalid_params", "retryable": False, "path": path, **index}
     assert words in error["message"]
 
 
