@@ -229,13 +229,24 @@ class House:
             if claim is None or claim.never or not claim.here:
                 continue
             if not (started.parent / "exit").exists():
-                signal_verified(*claim.shim, signal.SIGUSR1)
-                with started.open() as lock:  # held until its last process is gone
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+                for number in (signal.SIGUSR1, signal.SIGCONT):
+                    signal_verified(*claim.shim, number)
+                wait_for_lock(started)
                 bury(claim, claim.attempt_id)
         said = self.said()
         for word in NOISE:
             assert word in self.noise or word not in said, said
+
+
+def wait_for_lock(path):
+    """Until no shim holds it: then its last process is gone."""
+    end = time.monotonic() + PATIENCE
+    with path.open() as file:
+        while time.monotonic() < end:
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(0.01)
 
 
 class Gate:

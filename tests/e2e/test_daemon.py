@@ -236,8 +236,8 @@ def test_shutdown_can_stop_the_agents_which_run_again_at_no_cost_after_the_next_
 
 
 def test_shutdown_can_leave_everything(house):
-    job = house.submit("sleep", "600")
-    house.begun(job)
+    job = house.sh("echo on; sleep 600")
+    house.output(job, "on")
     assert house("system.shutdown") == {}
     assert house.process.wait(10) == 0
     house.kill()
