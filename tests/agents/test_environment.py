@@ -62,6 +62,8 @@ def test_a_literal_under_a_secrets_name_is_refused_and_a_source_is_not() -> None
     refuse_secrets({"MY_TOKEN": {"from_env": "X"}, "PLAIN": "x"}, ["*_TOKEN"])
     with pytest.raises(InvalidParams, match="from_env"):
         refuse_secrets({"MY_TOKEN": "abc"}, ["*_TOKEN"])
+    with pytest.raises(InvalidParams, match="my_Token looks like a secret"):
+        refuse_secrets({"my_Token": "abc"}, ["*_token"])
 
 
 def test_sources_are_read_when_asked_and_one_newline_is_cut(tmp_path: Path) -> None:

@@ -269,6 +269,25 @@ def test_a_file_of_another_user_is_refused(file: Path) -> None:
     assert "belongs to uid 65534" in message_of(file)
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o770])
+def test_a_file_in_a_folder_that_others_can_write_is_refused_unless_it_is_sticky(file: Path, mode: int) -> None:
+    folder = file.parent
+    folder.chmod(mode)
+    assert message_of(file).endswith(f"chmod go-w {folder}")
+    link = folder / "fine"
+    link.mkdir(mode=0o700)
+    (link / "config.toml").symlink_to(file)
+    assert message_of(link / "config.toml").endswith(f"chmod go-w {folder}")
+    folder.chmod(mode | stat.S_ISVTX)
+    assert load(file).max_concurrent == 5
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_file_in_the_folder_of_another_user_is_refused(file: Path) -> None:
+    os.chown(file.parent, 65534, -1)
+    assert "which belongs to uid 65534" in message_of(file)
+
+
 def test_what_is_no_toml_is_refused_with_the_place(file: Path) -> None:
     file.write_text("max_concurrent = \n")
     assert "is not TOML" in message_of(file)

@@ -129,3 +129,14 @@ def test_what_is_for_people_is_forbidden_to_every_agent() -> None:
     for caller in (Caller(agent=True), Caller(agent=True, job=1)):
         with pytest.raises(Forbidden, match="pausing the queue is for people"):
             require_person(caller, "pausing the queue")
+
+
+def test_the_size_of_a_tree_is_kept_only_as_long_as_one_of_it_is_unfinished() -> None:
+    world = World(max_children=3)
+    own = running(world)
+    child = world.submit(caller=agent_of(own))
+    assert world.state.tree_sizes == {own.id: 1}
+    world.end(own)
+    assert world.state.tree_sizes == {own.id: 1}
+    world.cancel(child)
+    assert world.state.tree_sizes == {}

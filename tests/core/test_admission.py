@@ -299,3 +299,37 @@ def test_an_agent_with_a_full_lane_refuses_and_others_do_not() -> None:
     assert error.data["agent"] == "codex"
     world.submit(agent="claude")
     world.submit(agent="codex", interactive=True)
+
+
+def test_a_full_queue_lets_in_what_would_not_be_queued() -> None:
+    agents = {**AGENTS, "codex": Agent("codex", max_queued=1)}
+    world = World(limits(agents=agents, max_queued=2))
+    first = world.submit()
+    for more in ({}, {"agent": "codex"}):
+        world.submit(**more)
+        assert isinstance(refused(world, submission(**more)), QueueFull)
+        assert world.submit(held=True, **more).status is Status.HELD
+        assert world.submit(run_at=world.now + 1, **more).status is Status.SCHEDULED
+        assert world.submit(depends=(depends(first.id),), **more).status is Status.BLOCKED
+        world.resize(9)
+        world.started()
+
+
+def test_a_thousand_edges_are_not_compared_each_with_all() -> None:
+    world = World(max_concurrent=0)
+    ups = world.submit_batch([submission() for _ in range(1_000)])
+    compared = 0
+
+    class Counting(int):
+        """An id that counts how often it is compared."""
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return int(self) == other
+
+        __hash__ = int.__hash__
+
+    job = world.submit(depends=tuple(depends(Counting(up.id)) for up in ups))
+    assert len(job.edges) == 1_000
+    assert compared < 20 * len(ups)

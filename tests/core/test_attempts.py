@@ -250,3 +250,17 @@ def test_a_result_that_was_in_before_the_daemon_stopped_counts() -> None:
     job = started(world)
     world.decide(lambda decision: attempts.put_back(decision, world[job], 5 * SECOND))
     assert world.end(job, first=True).status is Status.COMPLETED
+
+
+def test_a_failed_attempt_keeps_what_it_brought_and_one_that_brought_nothing_keeps_what_was_there() -> None:
+    world = World()
+    job = started(world, retry=PRESETS["fast"])
+    first, empty = {"summary": "oh no", "data": None}, {"summary": "", "data": None}
+    world.end(job, "agent_error", result=first)
+    assert world.outcomes[job.id].result == first
+    world.started()
+    world.end(job, "lost", result=empty)
+    assert world.outcomes[job.id].result == first
+    world.started()
+    world.end(job, result=empty)
+    assert world.outcomes[job.id].result == empty

@@ -437,3 +437,14 @@ def test_every_change_grows_the_version_by_one_and_leaves_one_event_in_order() -
     ]  # fmt: skip
     cursors = [change.event.cursor for change in changes]
     assert cursors == sorted(set(cursors))
+
+
+def test_cascade_cancels_what_is_left_of_the_family_of_a_job_that_was_cancelled_before() -> None:
+    world = World()
+    job = world.submit()
+    waiting = world.submit(depends=(depends(job.id),))
+    child = world.submit(parent=job.id)
+    before = world.cancel(job)
+    assert world[waiting].status is Status.BLOCKED
+    assert world.cancel(job, cascade=True) is before
+    assert [world[one].status for one in (waiting, child)] == [Status.CANCELLED, Status.CANCELLED]

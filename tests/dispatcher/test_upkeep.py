@@ -72,3 +72,46 @@ async def test_retention_whose_commit_fails_is_a_fact_that_waits(engines, upkeep
         await engines.clock.until_waiting()
     engines.clock.advance(0.25)
     await engines.said("retention.pruned")
+
+
+async def test_a_job_that_is_retried_while_it_is_looked_at_is_not_pruned_and_keeps_its_output(
+    engines, upkeep, tmp_path
+):
+    await engines.submit()
+    found = [[1], []]
+
+    async def prunable(*_):
+        return found.pop(0)
+
+    engines.store.prunable = prunable
+    await upkeep.once()
+    assert (tmp_path / "runs" / "1" / "1").exists()
+    assert not (await engines.store.records([1]))[0].pruned
+
+
+async def test_the_first_thing_is_to_sweep_what_a_crash_left_of_pruned_jobs(engines, tmp_path):
+    runs = tmp_path / "runs"
+    await engines.begin(dispatch=False)
+    for number in (1, 2, 3):
+        await engines.submit()
+        (runs / str(number) / "1").mkdir(parents=True)
+    for other in ("4", "0", "01", "mine"):
+        (runs / other).mkdir()
+    await engines.writer.command(cancelling(1), PERSON.actor)
+    await engines.writer.command(cancelling(2), PERSON.actor)
+    upkeep = Upkeep(engines.desk, runs, finished=None, history=None, every=60.0, log=engines.say)
+    await engines.writer.command(lambda decision: decision.pruned.append((1, False)), PERSON.actor)
+    await upkeep.sweep()
+    assert sorted(entry.name for entry in runs.iterdir()) == ["0", "01", "2", "3", "4", "mine"]
+
+
+async def test_what_is_forgotten_is_told_by_status(engines, tmp_path):
+    told = []
+    await engines.begin(dispatch=False)
+    for _ in range(2):
+        await engines.submit()
+        await engines.writer.command(cancelling(engines.state.last_job), PERSON.actor)
+    upkeep = Upkeep(engines.desk, tmp_path, finished=0, history=0, every=60.0, log=engines.say, forgotten=told.append)
+    engines.clock.advance(1)
+    await upkeep.once()
+    assert told[0] == {"cancelled": 2}
