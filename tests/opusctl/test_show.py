@@ -141,7 +141,10 @@ def test_history_prints_events_and_attempts(opusctl, daemon):
     assert "attempt 1, queued -> running" in ran.out
     assert "message exit 1\\x1b, delay 2" in ran.out
     assert "escalated: job 5 -> 6" in ran.out
+    assert "newest" not in ran.out
     assert opusctl("history", "5", "-q").out == "5\n6\n"
+    daemon.answers["job.history"]["truncated"] = True
+    assert "the newest 3 events" in opusctl("history", "5").out
 
 
 def test_events_prints_what_is_kept_and_ends(opusctl, daemon):
