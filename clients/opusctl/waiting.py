@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from opusctl.failure import FAILED, INTERRUPTED, OK, TIMED_OUT, NoDaemon, Refused
-from opusctl.jobs import FINAL, code_of, job_table, last_link
+from opusctl.jobs import FINAL, brief, code_of, job_table, last_link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from opusctl.session import Session
 
 AT_ONCE = 500  # ids in one call, so that the reply stays far below 4 MiB
+EXPLAINED = 20  # jobs of which it is said how they ended, when not well
 
 
 def wait_for(
@@ -40,6 +41,8 @@ def wait_for(
         _show(session, jobs, done)
     except BrokenPipeError:
         return FAILED
+    for job in [job for job in jobs if job["status"] in FINAL and job["status"] != "completed"][:EXPLAINED]:
+        session.screen.talk(brief(session.screen, job))
     if not done:
         session.screen.talk(f"timed out after {timeout:g} s" if timeout is not None else "timed out")
         return TIMED_OUT
