@@ -202,18 +202,18 @@ class Engine:
         assert self.pool is not None
         token = self._tokens.pop(run.attempt_id)
         unbegun = End(failure=FailureClass.LOST, message="never launched", never_ran=True)
+        launch: Launch | None = None
+        failed: Exception | None = None
         try:
             launch = self._prepare(job, (await self.store.records([job.id]))[0].spec, token)
         except OpusError as error:
             if not isinstance(error, StorageUnavailable):
                 await self._end(job.id, run.attempt, End(failure=FailureClass.CONFIG, message=error.message))
                 return
-            failed: Exception | None = error
+            failed = error
         except Exception as error:  # noqa: BLE001 - the top of a task: the attempt must not stay half begun
             failed = error
-        else:
-            failed = None
-        if failed is not None:  # that says nothing of the job: it is put back, and tried again a second later
+        if launch is None:  # that says nothing of the job: it is put back, and tried again a second later
             self._log("launch.failed", level="error", job=job.id, attempt=run.attempt, message=repr(failed))
             self.state.breather = self.clock.now() + _BREATHER
             await self._end(job.id, run.attempt, unbegun)
