@@ -262,5 +262,9 @@ def test_a_failed_attempt_keeps_what_it_brought_and_one_that_brought_nothing_kee
     world.end(job, "lost", result=empty)
     assert world.outcomes[job.id].result == first
     world.started()
+    second = {"summary": "", "data": [1]}
+    world.end(job, "agent_error", result=second)
+    assert world.outcomes[job.id].result == second
+    world.started()
     world.end(job, result=empty)
     assert world.outcomes[job.id].result == empty
