@@ -4,12 +4,16 @@ pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
 """
 
 import asyncio
+import signal
 
 import pytest
 import uvloop
 
 # Before the tests of any folder import them.
 pytest.register_assert_rewrite("opusd.testing.stores", "opusd.testing.store_reading")
+
+# A shell starts what it puts in the background with SIGINT ignored, and what we start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LOOPS = {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
 

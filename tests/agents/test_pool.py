@@ -105,7 +105,9 @@ async def test_the_agent_inherits_three_descriptors_no_mask_no_ignored_signal_an
     lines = ended.output_tail.split("\n")
     assert lines[0].startswith("0 1 2 3 ")  # 3 is the listing itself
     assert lines[0].split()[4:] == [str(min(1024, hard))]
-    assert [line.split()[1] for line in lines[1:3]] == ["0" * 16, "0" * 16]
+    # 32 and 33 are the C library's own: its posix_spawn, which make uses, leaves them ignored.
+    usual = ~(0b11 << 31)
+    assert [int(line.split()[1], 16) & usual for line in lines[1:3]] == [0, 0]
     assert soft <= hard
 
 
