@@ -333,3 +333,10 @@ def commons(_commons):
         running = [job["id"] for job in _commons("job.list", status=["running", "cancelling"])["jobs"]]
         if running:
             _commons("job.wait", ids=running, timeout=PATIENCE)
+
+
+def pytest_collection_modifyitems(items):
+    """What takes long is run on one Python in CI: see .ci/run."""
+    for item in items:
+        if item.path.name in {"test_kill.py", "test_faults.py", "test_daemon.py", "test_agents_rights.py"}:
+            item.add_marker(pytest.mark.slow)
