@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return bool(level == "debug")
 
     if arguments.check:
-        print(f"{path}: ok, no job waits longer than {config.longest_wait_hours():.1f} h for others")
+        what = f"{path}: ok" if path.exists() else f"{path} does not exist: the defaults hold"
+        print(f"{what}; no job waits longer than {config.longest_wait_hours():.1f} h for others")
         return 0
     socket = _socket(arguments.socket, config)
     settings = Settings(state_dir=state_dir, socket=socket, load=read, umask=umask, logs=logs)

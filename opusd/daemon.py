@@ -209,6 +209,8 @@ class Daemon:
         self._feed.released(changes, events)
         self._waits.released(changes)
         for event in events:
+            if event.kind.startswith("daemon."):
+                continue  # said with its particulars where it happens
             if event.kind not in _QUIET_KINDS or self._verbose:
                 self._log(event.kind, level="debug" if event.kind in _QUIET_KINDS else "info", **_about_event(event))
 

@@ -11,6 +11,7 @@ from opusd.core.job import EdgeState, Ending, Job
 from opusd.core.lifecycle import Status
 from opusd.core.order import job_of
 from opusd.core.state import signature
+from opusd.core.times import to_rfc3339
 
 if TYPE_CHECKING:
     from opusd.core.state import State
@@ -35,7 +36,8 @@ def constraints(state: State, job: Job, now: int) -> list[Constraint]:
         case Status.BLOCKED:
             return [*_edges(state, job)] or [Constraint("blocked", "waits for a dependency")]
         case Status.SCHEDULED:
-            return [Constraint("scheduled", "not before its run_at", job.run_at)]
+            when = "its run_at" if job.run_at is None else to_rfc3339(job.run_at)
+            return [Constraint("scheduled", f"not before {when}", job.run_at)]
         case Status.RETRYING:
             what = f"waits for retry {job.retries} of {job.terms.retry.max_retries}"
             return [Constraint("backoff", what, job.due_at)]
@@ -63,13 +65,13 @@ def _ending(job: Job) -> Constraint:
     run = job.run
     assert run is not None
     goal = {
-        Ending.CANCEL: "to be cancelled",
-        Ending.HOLD: "to be held",
-        Ending.TIMEOUT: "because it timed out",
-        Ending.PUT_BACK: "because the daemon stops",
+        Ending.CANCEL: ", then the job is cancelled",
+        Ending.HOLD: ", then the job is held",
+        Ending.TIMEOUT: " because it timed out",
+        Ending.PUT_BACK: " because the daemon stops",
     }
     words = goal.get(run.ending, "") if run.ending is not None else ""
-    return Constraint("cancelling", f"attempt {run.attempt} is being ended {words}", run.kill_at)
+    return Constraint("cancelling", f"attempt {run.attempt} is being ended{words}", run.kill_at)
 
 
 def _edges(state: State, job: Job) -> list[Constraint]:

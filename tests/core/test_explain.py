@@ -5,6 +5,7 @@ import pytest
 from opusd.core import explain
 from opusd.core.explain import Constraint, constraints, estimated_wait
 from opusd.core.job import Job, Tier
+from opusd.core.times import to_rfc3339
 from tests.core.world import HOUR, MINUTE, SECOND, World, depends
 
 
@@ -41,7 +42,9 @@ def test_held_scheduled_and_backing_off_jobs_say_until_when() -> None:
     world.started()
     world.end(tried, "agent_error")
     assert why(world, held) == [Constraint("held", "held until somebody releases it")]
-    assert why(world, later) == [Constraint("scheduled", "not before its run_at", world.now + HOUR)]
+    assert why(world, later) == [
+        Constraint("scheduled", f"not before {to_rfc3339(world.now + HOUR)}", world.now + HOUR)
+    ]
     assert why(world, tried) == [Constraint("backoff", "waits for retry 1 of 3", world.now + SECOND)]
 
 
@@ -58,14 +61,16 @@ def test_a_blocked_job_names_each_job_it_waits_for_and_the_unmet_first() -> None
     ]
 
 
-@pytest.mark.parametrize(("how", "words"), [("cancel", "to be cancelled"), ("stop", "to be held")])
+@pytest.mark.parametrize(
+    ("how", "words"), [("cancel", ", then the job is cancelled"), ("stop", ", then the job is held")]
+)
 def test_an_attempt_that_is_being_ended_says_why_and_until_when(how: str, words: str) -> None:
     world = World()
     job = world.submit()
     world.started()
     world.cancel(job) if how == "cancel" else world.hold(job, stop=True)
     (found,) = why(world, job)
-    assert found == Constraint("cancelling", f"attempt 1 is being ended {words}", world.now + 10 * SECOND)
+    assert found == Constraint("cancelling", f"attempt 1 is being ended{words}", world.now + 10 * SECOND)
     assert reason(world, job) == found.detail
 
 
