@@ -64,7 +64,7 @@ class Events:
             return None if line.broken or not ended else long_event(line)
         text = line.text.strip()
         table = decode(text)
-        if table is None and ended and not line.broken:
+        if table is None and ended:
             table = embedded(text)
         if table is not None:
             return Event(kind, table) if (kind := string(table, "type")) else None

@@ -241,7 +241,7 @@ def _next_occurrence(time: tuple[int, int, int], now: int, zone: tzinfo) -> int 
     """The first moment after `now` at which clocks in `zone` show `time`, on days of any length."""
     today = (_EPOCH + timedelta(microseconds=now)).astimezone(zone)
     passed = False
-    for days in (-1, 0, 1, 2):
+    for days in (-1, 0, 1):
         day = today + timedelta(days=days)
         for fold in (0, 1):  # an hour that comes twice
             us = _us(datetime(day.year, day.month, day.day, *time, fold=fold, tzinfo=zone))

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from opusd.agents.adapters import MEASURES, adapter
-from opusd.agents.adapters.base import Asked, Limited, Progress, Said, Session, Usage, Verdict
+from opusd.agents.adapters.base import Asked, Limited, Progress, Said, Session, Usage, UsageSeen, Verdict
 from opusd.agents.spec import Exit
 from opusd.core.retry import FailureClass
 from opusd.core.times import DAY, HOUR, SECOND, from_rfc3339
@@ -282,6 +282,21 @@ def test_a_list_of_things_to_do_tells_how_far_it_is(watch):
     assert seen == [Session("s"), Progress("Writing", 0.5)]
 
 
+def test_a_message_of_two_blocks_tells_its_usage_once(watch):
+    usage = {"input_tokens": 10, "output_tokens": 1}
+    blocks = [{"type": "text", "text": "One"}], [{"type": "text", "text": "Two"}]
+    both = [line(type="assistant", message={"id": "m", "content": block, "usage": usage}) for block in blocks]
+    seen, _ = watch("claude", "".join(both))
+    assert seen == [UsageSeen(Usage(input_tokens=10, output_tokens=1, cached_tokens=0)), Said("One"), Said("Two")]
+
+
+def test_what_a_subagent_says_is_not_the_agents_word(watch):
+    message = {"id": "m", "content": [{"type": "text", "text": "found it"}]}
+    seen, verdict = watch("claude", line(type="assistant", message=message, parent_tool_use_id="t1"), 1)
+    assert seen == []
+    assert verdict.summary == ""
+
+
 def test_messages_are_counted_once_and_all_models_in_the_end(watch):
     def message(number, out):
         usage = {
@@ -362,6 +377,16 @@ def test_an_error_and_no_end_of_the_turn_is_that_error_unless_codex_was_killed(w
     assert watch("codex", errors, 143)[1].message == "exited with code 143 (SIGTERM)"
 
 
+def test_only_the_last_turn_of_codex_counts(watch):
+    started, error = line(type="turn.started"), line(type="error", message="last status: 429 Too Many Requests")
+    completed = line(type="turn.completed", usage={})
+    refused_turn = started + line(type="turn.failed", error={"message": "invalid api key"})
+    assert watch("codex", refused_turn + started + completed, 0)[1].failure is None
+    assert watch("codex", started + error + completed + started, 1)[1].failure is FailureClass.AGENT_ERROR
+    assert watch("codex", started + completed + started, 0)[1].failure is FailureClass.AGENT_ERROR
+    assert watch("codex", started + completed + refused_turn, how=KILLED)[1].failure is FailureClass.AUTH
+
+
 def test_codex_shows_what_it_does(watch):
     def item(when, **what):
         return line(type=f"item.{when}", item={"id": "i", **what})
@@ -420,6 +445,9 @@ def test_an_account_with_nothing_left_is_no_rate_limit(watch):
     data = {"message": "You exceeded your current quota", "statusCode": 429, "responseBody": body}
     _, verdict = watch("opencode", line(type="error", error={"name": "APIError", "data": data}), 1)
     assert (verdict.failure, verdict.message) == (FailureClass.AUTH, "You exceeded your current quota")
+    data["message"] += ", please retry in 32.5s"
+    _, verdict = watch("opencode", line(type="error", error={"name": "APIError", "data": data}), 1)
+    assert (verdict.failure, verdict.limited_until) == (FailureClass.RATE_LIMITED, NOW + 32_500_000)
 
 
 BANNER = "Aider v0.86.2\nMain model: x with diff edit format\n\n"
@@ -452,6 +480,11 @@ def test_an_error_after_an_answer_of_aider_is_a_failure(watch):
     assert verdict.failure is FailureClass.AGENT_ERROR
     assert verdict.message == "litellm.APIConnectionError: no route to host"
     assert verdict.summary == "One."
+
+
+def test_what_aider_warned_of_before_it_began_is_not_why_it_ended(watch):
+    _, verdict = watch("aider", "Too many requests to its own update server\n" + BANNER + "Half an ans", 1)
+    assert (verdict.failure, verdict.message) == (FailureClass.AGENT_ERROR, "exited with code 1")
 
 
 def test_aider_with_a_bad_flag_is_a_matter_of_config(watch):

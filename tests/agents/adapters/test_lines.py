@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opusd.agents.adapters.events import Events, cut_string, decode, embedded
+from opusd.agents.adapters.events import Events, cut_string, decode, embedded, string
 from opusd.agents.adapters.lines import Line, Lines
 
 
@@ -64,8 +64,8 @@ def test_a_line_that_comes_character_by_character_takes_little_memory():
     lines = Lines(longest=50_000)
     tracemalloc.start()
     try:
-        for _ in range(200_000):
-            list(lines.feed("ж"))
+        for number in range(100_000):
+            list(lines.feed(chr(0x400 + number % 200)))  # a string of its own each time
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -122,6 +122,11 @@ def test_a_last_line_without_a_newline_is_read_if_it_is_whole():
 def test_half_a_pair_of_surrogates_does_not_lose_the_event():
     assert decode(r'{"type":"a","text":"\ud83d"}') == {"type": "a", "text": "\ufffd"}
     assert decode(r'{"type":"a","text":"\udc00 \ud83d\ude00"}') == {"type": "a", "text": "\ufffd 😀"}
+
+
+def test_a_nul_which_the_registry_refuses_is_replaced():
+    (event,) = Events().feed('{"type":"a","text":"one\\u0000two"}\n')
+    assert string(event.table, "text") == "one\ufffdtwo"
 
 
 def test_what_is_no_json_object_is_none():

@@ -91,6 +91,7 @@ def test_a_clock_time_that_has_just_passed_is_not_a_day_away():
     """Programs cut the seconds off: `12:16 PM` of a limit that ends at 12:16:40 is in the past before it is over."""
     assert find_reset("try again at 6:16 PM.", at("2026-11-23T18:16:30Z")) is None
     assert find_reset("try again at 6:16 PM.", at("2026-11-23T18:20:59Z")) is None
+    assert find_reset("try again at 11:59 PM.", at("2026-11-24T00:02:00Z")) is None
     assert find_reset("try again at 6:16 PM.", at("2026-11-23T18:22:00Z")) == at("2026-11-24T18:16:00Z")
 
 
