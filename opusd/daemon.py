@@ -16,6 +16,7 @@ from opusd.agents.environment import check_argv
 from opusd.agents.pool import AgentPool
 from opusd.clock import Clock, SystemClock
 from opusd.config import Config, ConfigError
+from opusd.core import cooling
 from opusd.core.errors import Conflict, OpusError
 from opusd.core.state import Pauses, State
 from opusd.dispatcher.desk import Desk
@@ -318,7 +319,8 @@ def _programs(config: Config) -> dict[str, Program]:
 
 
 def _restore(state: State, kept: dict[str, Any]) -> None:
-    """Pauses; and sizes that people set, unless the configured value was changed since."""
+    """Pauses and cool-downs; and sizes that people set, unless the configured value was changed since."""
+    state.cooling = cooling.restore(kept)
     state.pauses = Pauses(kept.get("paused", ()))
     pool = kept.get("pool")
     if pool is not None and pool["configured"] == state.limits.max_concurrent:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from opusd.core.job import Attempt, Ending, Job, Outcome, Run
+from opusd.core import cooling, escalation
+from opusd.core.job import PLAIN, Attempt, Ending, Job, Outcome, Question, Run, Spec
 from opusd.core.lifecycle import Status, Step
 from opusd.core.retry import FailureClass, delay, retries
+from opusd.core.times import to_rfc3339
 
 if TYPE_CHECKING:
     from opusd.core.decision import Decision
@@ -35,12 +37,15 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     first: bool = True
     never_ran: bool = False
     chance: float = 0.0
+    limited_until: int | None = None  # the reset that a rate limit named
+    question: tuple[str, tuple[str, ...]] | None = None
+    output_tail: str = ""
     detail: dict[str, Any] = {}
 
 
 def start(decision: Decision, job: Job, *, attempt_id: str, token_hash: bytes, over: bool) -> Job:
     """The attempt is on disk as running before anything is launched."""
-    now = decision.now
+    now, extra = decision.now, job.extra
     timeout = job.terms.timeout
     run = Run(
         attempt=job.attempts + 1,
@@ -50,10 +55,32 @@ def start(decision: Decision, job: Job, *, attempt_id: str, token_hash: bytes, o
         over=over,
         started_at=now,
         timeout_at=None if timeout is None else now + timeout,
+        answered=extra is not None and extra.answered,
     )
     after = decision.step(job, Step.START, run=run, attempts=run.attempt, started_at=now)
+    if run.answered:
+        after = after.with_extra(answered=False)
     row = Attempt(job=job.id, agent=job.terms.agent, run=run)
-    return decision.put(job, after, "started", attempt=row, detail={"slot": run.slot})
+    started = decision.put(job, after, "started", attempt=row, detail={"slot": run.slot})
+    cooling.began(decision, started)
+    return started
+
+
+def ask(decision: Decision, job: Job, text: str, options: tuple[str, ...], grace: int) -> Job:
+    """The agent asks a person: the attempt is ended, which frees its slot, and the job then needs input."""
+    assert job.run is not None
+    number = (job.extra or PLAIN).asked + 1
+    question = Question(number, text, options, decision.now + decision.state.limits.answer_in)
+    run = replace(job.run, ending=Ending.ASK, kill_at=decision.now + grace, ending_by=f"job:{job.id}")
+    after = replace(job, run=run).with_extra(asked=number, question=question)
+    return decision.put(job, after, "updated", detail={"asking": number})
+
+
+def stall(decision: Decision, job: Job, grace: int) -> Job:
+    """Neither output nor a heartbeat for too long: the attempt is ended, and then judged."""
+    assert job.run is not None
+    run = replace(job.run, ending=Ending.STALL, kill_at=decision.now + grace, ending_by="scheduler")
+    return decision.put(job, replace(job, run=run), "updated", detail={"stalled": True})
 
 
 def time_out(decision: Decision, job: Job, grace: int) -> Job:
@@ -72,8 +99,11 @@ def put_back(decision: Decision, job: Job, grace: int) -> Job:
     return decision.put(job, replace(job, run=run), "updated", detail={"stopping": True})
 
 
-def end(decision: Decision, job: Job, attempt: int, ended: End, outcome: Outcome) -> Job:
-    """The attempt is over and none of its processes is left; a second report of the same end changes nothing."""
+def end(decision: Decision, job: Job, attempt: int, ended: End, outcome: Outcome, spec: Spec | None = None) -> Job:
+    """The attempt is over and none of its processes is left; a second report of the same end changes nothing.
+
+    `spec` is needed where the agent may escalate: the next link is submitted from it.
+    """
     run = job.run
     if run is None or run.attempt != attempt:
         return job
@@ -92,8 +122,22 @@ def end(decision: Decision, job: Job, attempt: int, ended: End, outcome: Outcome
         log_bytes=ended.log_bytes,
     )
     error = _error(failure, message, ended)
-    brought = replace(outcome, result=_result(failure, ended.result, outcome.result), error=error)
+    brought = replace(
+        outcome,
+        result=_result(failure, ended.result, outcome.result),
+        error=error,
+        usage=add_usage(outcome.usage, ended.usage),
+        session_id=ended.session_id or outcome.session_id,
+    )
     rest = replace(job, run=None)
+    if job.extra is not None and job.extra.fresh:
+        rest = rest.with_extra(fresh=False)
+    cooling.ended(decision, job, well=failure is None)
+    if failure is not None and run.ending is None and not ended.never_ran:
+        rest = rest.with_extra(failures=(rest.extra or PLAIN).failures + 1)
+        agent = decision.state.limits.agents.get(job.terms.agent)
+        if spec is not None and escalation.wanted(agent, rest, failure, (rest.extra or PLAIN).failures):
+            return _escalate(decision, job, rest, failure, message, ended, row=row, brought=brought, spec=spec)
     after, kind, detail = _judge(decision, rest, run, failure, ended)
     detail = {**detail, **({"class": failure.value, "message": message} if failure else {}), **ended.detail}
     actor = run.ending_by if after.status in (Status.CANCELLED, Status.HELD) else None
@@ -102,7 +146,50 @@ def end(decision: Decision, job: Job, attempt: int, ended: End, outcome: Outcome
     )
     if done.final:
         decision.settle(done)
+    if failure is FailureClass.RATE_LIMITED and done.status is Status.QUEUED and not _auto_resume(decision, done):
+        detail = {"reason": "its agent's auto_resume is off: a person lets it go on"}
+        return decision.put(done, decision.step(done, Step.HOLD, queued_at=None), "held", detail=detail)
     return done
+
+
+def _escalate(  # noqa: PLR0913 - all of an attempt's end
+    decision: Decision,
+    job: Job,
+    rest: Job,
+    failure: FailureClass,
+    message: str | None,
+    ended: End,
+    *,
+    row: Attempt,
+    brought: Outcome,
+    spec: Spec,
+) -> Job:
+    """In one transaction: the job is failed, and the next link carries on."""
+    if failure is FailureClass.RATE_LIMITED:
+        cooling.limited(decision, job.terms.agent, ended.limited_until, ended.chance)
+    previous = {
+        "agent": job.terms.agent,
+        "class": failure.value,
+        "message": message,
+        "output_tail": ended.output_tail,
+    }
+    link = escalation.carry_on(decision, job, spec, previous)
+    after = decision.step(rest, Step.FAIL, completed_at=decision.now).with_extra(escalated_to=link.id)
+    detail = {"escalated_to": link.id, "agent": link.terms.agent, "class": failure.value, "message": message}
+    return decision.put(job, after, "escalated", attempt=row, outcome=brought, detail=detail, number=row.run.attempt)
+
+
+def _auto_resume(decision: Decision, job: Job) -> bool:
+    agent = decision.state.limits.agents.get(job.terms.agent)
+    return agent is None or agent.auto_resume
+
+
+def add_usage(known: dict[str, Any] | None, more: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The usage of all attempts: what is not known of any stays unknown."""
+    if known is None or more is None:
+        return more if known is None else known
+    names = [*known, *(name for name in more if name not in known)]
+    return {name: more.get(name) if known.get(name) is None else known[name] + (more.get(name) or 0) for name in names}
 
 
 def _classify(run: Run, ended: End) -> tuple[FailureClass | None, str | None]:
@@ -112,6 +199,10 @@ def _classify(run: Run, ended: End) -> tuple[FailureClass | None, str | None]:
     if run.ending is Ending.TIMEOUT:
         limit = "" if run.timeout_at is None else f" after {(run.timeout_at - run.started_at) / 1e6:g} s"
         return FailureClass.TIMEOUT, f"timed out{limit}"
+    if run.ending is Ending.STALL:
+        return FailureClass.STALLED, "neither output nor a heartbeat for too long"
+    if run.ending is Ending.ASK:
+        return None, None
     return FailureClass.CANCELLED, run.ending_reason or f"{run.ending} by {run.ending_by}"
 
 
@@ -135,6 +226,9 @@ def _judge(
 ) -> tuple[Job, str, dict[str, Any]]:
     """The job after the attempt, the event's kind and its detail."""
     now = decision.now
+    asked = ended.question if job.status is Status.RUNNING else None
+    if run.ending is Ending.ASK or asked is not None:
+        return _needs_input(decision, job, asked)
     if failure is None:
         return decision.step(job, Step.COMPLETE, completed_at=now), "completed", {}
     if job.status is Status.CANCELLING:
@@ -151,9 +245,39 @@ def _judge(
         if losses < MAX_LOSSES:
             return decision.step(job, Step.LOSE, losses=losses), "lost", {"losses": losses}
         return decision.step(job, Step.FAIL, losses=losses, completed_at=now), "failed", {"losses": losses}
+    if failure is FailureClass.RATE_LIMITED:
+        return _limited(decision, job, ended)
+    job = job.with_extra(limits=0) if job.extra is not None and job.extra.limits else job
     policy = job.terms.retry
     if retries(policy, failure, job.retries):
         number = job.retries + 1
         due_at = now + delay(policy, number, ended.chance)
         return decision.step(job, Step.BACK_OFF, retries=number, due_at=due_at), "retrying", {"retry": number}
     return decision.step(job, Step.FAIL, completed_at=now), "failed", {}
+
+
+def _limited(decision: Decision, job: Job, ended: End) -> tuple[Job, str, dict[str, Any]]:
+    """The job is put back and its agent cools down; no retry is spent, but not without end."""
+    until = cooling.limited(decision, job.terms.agent, ended.limited_until, ended.chance)
+    limits = (job.extra or PLAIN).limits + 1
+    job = job.with_extra(limits=limits)
+    if limits >= cooling.MAX_LIMITS:
+        return decision.step(job, Step.FAIL, completed_at=decision.now), "failed", {"limits": limits}
+    return (
+        decision.step(job, Step.QUEUE),
+        "queued",
+        {"rate_limited": True, "until": to_rfc3339(until), "limits": limits},
+    )
+
+
+def _needs_input(
+    decision: Decision, job: Job, asked: tuple[str, tuple[str, ...]] | None
+) -> tuple[Job, str, dict[str, Any]]:
+    """The attempt is over and the job waits for a person; `asked`: its agent ended with the question."""
+    if asked is not None:
+        number = (job.extra or PLAIN).asked + 1
+        question = Question(number, asked[0], asked[1], decision.now + decision.state.limits.answer_in)
+        job = job.with_extra(asked=number, question=question)
+    open_question = (job.extra or PLAIN).question
+    detail = {} if open_question is None else {"question": open_question.id}
+    return decision.step(job, Step.ASK), "asked", detail

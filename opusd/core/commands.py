@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
+from opusd.core import cooling
 from opusd.core.admission import Facts, Ref, checked_needs, make_edges, refuse_cycle, retry_policy
 from opusd.core.decision import judged, placement
 from opusd.core.errors import Conflict, InvalidParams
@@ -79,6 +80,7 @@ def family_of(state: State, number: int) -> list[int]:
 def _cancel(decision: Decision, job: Job, reason: str | None, grace: int) -> Job:
     if job.status is Status.CANCELLED:
         return job
+    refuse_escalated(job)
     if job.status in ALIVE:
         run = _run(job)
         if run.ending is Ending.CANCEL:
@@ -117,6 +119,28 @@ def _hasten(decision: Decision, job: Job, grace: int) -> Job:
     )
 
 
+def answer(decision: Decision, job: Job, spec: Spec, question: int | str, text: str) -> Job:
+    """A person answers: the job goes back to its place, and is critical until its next attempt starts."""
+    asked = None if job.extra is None else job.extra.question
+    if job.status is not Status.NEEDS_INPUT or asked is None:
+        message = f"job {job.id} is {job.status}: it asks nothing"
+        raise Conflict(message, status=job.status)
+    if str(asked.id) != str(question):
+        message = f"job {job.id} asks question {asked.id}, not {question}: {asked.text[:200]}"
+        raise Conflict(message, question=asked.id)
+    after = decision.step(job, Step.QUEUE, queued_at=job.queued_at or decision.now)
+    after = after.with_extra(question=None, answered=True)
+    told = replace(spec, answers=[*spec.answers, {"question": asked.text, "answer": text}])
+    return decision.put(job, after, "answered", spec=told, detail={"question": asked.id})
+
+
+def refuse_escalated(job: Job) -> None:
+    """A link of a chain is neither retried nor cancelled: its successor is the job now."""
+    if job.extra is not None and job.extra.escalated_to is not None:
+        message = f"job {job.id} was escalated: job {job.extra.escalated_to} carries on, retry or cancel that one"
+        raise Conflict(message, escalated_to=job.extra.escalated_to)
+
+
 def retry(decision: Decision, job: Job, *, fresh: bool, facts: Facts | None = None) -> Job:
     """A finished or backing-off job goes again; `job` may come from the registry.
 
@@ -124,9 +148,11 @@ def retry(decision: Decision, job: Job, *, fresh: bool, facts: Facts | None = No
     """
     if job.status is Status.RETRYING:
         after = decision.step(job, Step.QUEUE, due_at=None, retries=0, losses=0)
+        after = after.with_extra(limits=0, failures=0, fresh=fresh)
         return decision.put(
             job, replace(after, queued_at=job.queued_at or decision.now), "queued", detail={"fresh": fresh}
         )
+    refuse_escalated(job)
     if job.status not in FINAL or job.status is Status.COMPLETED:
         if job.status in (Status.QUEUED, Status.BLOCKED, Status.SCHEDULED):
             return job
@@ -137,6 +163,7 @@ def retry(decision: Decision, job: Job, *, fresh: bool, facts: Facts | None = No
     again = replace(
         job, edges=edges, completed_at=None, started_at=None, queued_at=None, retries=0, losses=0, run=None, due_at=None
     )
+    again = again.with_extra(limits=0, failures=0, fresh=fresh, question=None)
     placed = decision.place(job, again, detail={"retry": True, "fresh": fresh})
     decision.reopen(placed)
     return placed
@@ -295,6 +322,9 @@ def pause(decision: Decision, name: str) -> None:
 
 
 def resume(decision: Decision, name: str) -> None:
+    """End a pause; an agent's cool-down too."""
+    if name.startswith("agent:"):
+        cooling.ready(decision, name.removeprefix("agent:"))
     pauses = decision.state.pauses
     if name in pauses.names:
         _set_pauses(decision, pauses.names - {name})

@@ -145,7 +145,7 @@ class Inheritance:
 
     def _passed(self, job: Job) -> Heir:
         inherited = self._best.get(job.id)
-        own = Heir(job.terms.tier, job.id, critical_since(job))
+        own = Heir(job.tier, job.id, critical_since(job))
         if inherited is None or inherited.tier < own.tier:
             return own
         if inherited.tier is own.tier and (own.tier is not Tier.CRITICAL or own.since <= inherited.since):

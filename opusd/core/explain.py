@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from opusd.core import scheduler
+from opusd.core import cooling, scheduler
 from opusd.core.job import EdgeState, Ending, Job
 from opusd.core.lifecycle import Status
 from opusd.core.order import job_of
@@ -42,7 +42,13 @@ def constraints(state: State, job: Job, now: int) -> list[Constraint]:
             what = f"waits for retry {job.retries} of {job.terms.retry.max_retries}"
             return [Constraint("backoff", what, job.due_at)]
         case Status.NEEDS_INPUT:
-            return [Constraint("needs_input", "waits for an answer to its agent's question")]
+            question = None if job.extra is None else job.extra.question
+            words = "" if question is None else f": {question.text[:200]}"
+            return [
+                Constraint(
+                    "needs_input", f"waits for a person's answer{words}", None if question is None else question.until
+                )
+            ]
         case Status.CANCELLING:
             return [_ending(job)]
         case Status.RUNNING if job.run is not None and job.run.ending is not None:
@@ -92,7 +98,7 @@ def _edges(state: State, job: Job) -> list[Constraint]:
 
 
 def _queued(state: State, job: Job, now: int) -> list[Constraint]:
-    found = [*_paused(state, job, now), *_agent(state, job), *_resources(state, job, now), *_pool(state, job)]
+    found = [*_paused(state, job, now), *_agent(state, job, now), *_resources(state, job, now), *_pool(state, job)]
     ahead = state.position(job)[1]
     if ahead and found:
         found.append(Constraint("order", f"{ahead} {'jobs go' if ahead > 1 else 'job goes'} before it"))
@@ -114,7 +120,7 @@ def _paused(state: State, job: Job, now: int) -> list[Constraint]:
     return found
 
 
-def _agent(state: State, job: Job) -> list[Constraint]:
+def _agent(state: State, job: Job, now: int) -> list[Constraint]:
     name = job.terms.agent
     if name not in state.slots:
         return [
@@ -123,6 +129,15 @@ def _agent(state: State, job: Job) -> list[Constraint]:
     slots = state.slots[name]
     if not slots:
         return [Constraint("worker", f"waits for a worker to claim it: agent {name} has no slots of its own")]
+    limit = state.cooling.get(name)
+    if limit is not None and now < limit.until:
+        return [Constraint("cooling", f"agent {name} cools down after a rate limit", limit.until)]
+    if limit is not None and limit.probe is not None:
+        words = f"job {limit.probe} goes first, to see whether the rate limit of agent {name} is over"
+        return [Constraint("cooling", words, None if limit.since is None else limit.since + cooling.PROBE)]
+    spread = scheduler.spread_until(state, name)
+    if spread is not None and spread > now:
+        return [Constraint("starts_per_minute", f"agent {name} starts so many jobs a minute and no more", spread)]
     busy = state.agent_busy(name)
     if busy >= slots and not _above(state, job):
         return [Constraint("slots", f"all {slots} slots of agent {name} are busy")]

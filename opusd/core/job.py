@@ -11,6 +11,7 @@ from enum import IntEnum, StrEnum
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from opusd.core.lifecycle import FINAL, Status
 from opusd.core.retry import Policy
@@ -86,6 +87,8 @@ class Ending(StrEnum):
     CANCEL = "cancel"
     HOLD = "hold"
     TIMEOUT = "timeout"
+    ASK = "ask"  # the agent asked a person: its slot is wanted
+    STALL = "stall"  # it says nothing any more
     PUT_BACK = "put_back"  # the daemon stops: the job goes back to its place
 
 
@@ -105,6 +108,32 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     ending_reason: str | None = None
     worker: str | None = None
     lease_until: int | None = None
+    answered: bool = False  # it goes on with a person's answer
+
+
+class Question(msgspec.Struct, frozen=True, gc=False):
+    """What an agent asked a person; the job expires at `until` when nobody answers."""
+
+    id: int
+    text: str
+    options: tuple[str, ...] = ()
+    until: int | None = None
+
+
+class Extra(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """What few jobs have; None on all the others."""
+
+    limits: int = 0  # rate limits in a row
+    failures: int = 0  # failed attempts since a person's last retry
+    asked: int = 0  # questions so far
+    question: Question | None = None
+    answered: bool = False  # critical until its next attempt starts
+    fresh: bool = False  # the next attempt takes up no session
+    escalated_from: int | None = None
+    escalated_to: int | None = None
+
+
+PLAIN = Extra()
 
 
 class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -125,6 +154,22 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     retries: int = 0
     losses: int = 0
     run: Run | None = None
+    extra: Extra | None = None
+
+    def with_extra(self, **fields: Any) -> Job:
+        """This job with other extras; None when nothing is left that is worth keeping."""
+        extra = replace(self.extra or PLAIN, **fields)
+        return replace(self, extra=None if extra == PLAIN else extra)
+
+    @property
+    def escalated(self) -> bool:
+        """Another job carries on: this one is no dead letter, and to those who wait not over."""
+        return self.extra is not None and self.extra.escalated_to is not None
+
+    @property
+    def tier(self) -> Tier:
+        """Its own tier; an answered job is critical until its next attempt starts."""
+        return Tier.CRITICAL if self.extra is not None and self.extra.answered else self.terms.tier
 
     @property
     def final(self) -> bool:
@@ -155,8 +200,11 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
                 return self.run_at
             case Status.RETRYING:
                 return self.due_at
-            case Status.RUNNING | Status.CANCELLING if self.run is not None:
-                return self.run.timeout_at if self.run.ending is None else None
+            case Status.RUNNING if self.run is not None and self.run.ending is None:
+                moments = [at for at in (self.run.timeout_at, self.run.lease_until) if at is not None]
+                return min(moments, default=None)
+            case Status.NEEDS_INPUT if self.extra is not None and self.extra.question is not None:
+                return self.extra.question.until
             case _:
                 return None
 
@@ -174,6 +222,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     env: dict[str, Any] = {}
     worktree: bool = False
     verify: list[str] | None = None
+    previous: list[dict[str, Any]] = []  # of an escalated job: {agent, class, message, output_tail}
+    answers: list[dict[str, Any]] = []  # {question, answer}, in order
     digest: bytes = b""  # SHA-256 of the JobSpec as sent, to tell a repeated key from a conflicting one
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from opusd.core.job import Tier
 from opusd.core.order import Points
-from opusd.core.retry import PRESETS, Policy
+from opusd.core.retry import PRESETS, FailureClass, Policy
 
 MINUTE = 60_000_000
 UNLIMITED = 1 << 62
@@ -22,6 +22,12 @@ class Agent(msgspec.Struct, frozen=True):
     timeout: int | None = None
     may_submit: tuple[str, ...] = ()
     needs: tuple[tuple[str, int], ...] = ()
+    starts_per_minute: int | None = None
+    auto_resume: bool = True
+    stall_after: int | None = None
+    escalate_to: str | None = None
+    escalate_after: int | None = None
+    escalate_on: tuple[FailureClass, ...] | None = None  # None: ESCALATED
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -51,6 +57,7 @@ class Limits(msgspec.Struct, frozen=True):
     grace: int = 10_000_000
     expires_in: int | None = None
     timeout: int | None = None
+    answer_in: int = 7 * 24 * 60 * MINUTE
     capacities: dict[str, int] = {}
     groups: dict[str, int] = {}  # name -> max_running
 

@@ -78,7 +78,7 @@ def rank_key(job: Job, points: Points, heir: Heir | None = None) -> int:
     """The place of a queued job as one integer, smallest first; equal scores: older queued_at, then id."""
     terms, since = job.terms, job.queued_at
     assert since is not None
-    tier = terms.tier
+    tier = terms.tier if job.extra is None else job.tier
     if heir is not None and heir.tier > tier:
         tier = heir.tier
         if tier is Tier.CRITICAL:
@@ -97,7 +97,8 @@ def job_of(key: int) -> int:
 
 def score(job: Job, points: Points, now: int, heir: Heir | None = None) -> float | None:
     """The contract's score of a queued job; None for critical, which has no points."""
-    tier = job.terms.tier if heir is None or heir.tier < job.terms.tier else heir.tier
+    own = job.tier
+    tier = own if heir is None or heir.tier < own else heir.tier
     if tier is Tier.CRITICAL or job.queued_at is None:
         return None
     return points.of(tier, job.terms.boost) + points.rate * (now - job.queued_at) / _HOUR

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from opusd.core import attempts
+from opusd.core import attempts, cooling
 from opusd.core.job import Job
 from opusd.core.lifecycle import Status, Step
 from opusd.core.order import job_of
-from opusd.core.times import to_rfc3339
+from opusd.core.times import MINUTE, to_rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,7 @@ def tick(decision: Decision, mint: Callable[[], tuple[str, bytes]]) -> Plan:
     """
     plan = Plan()
     state = decision.state
+    cooling.settle(decision)
     for _ in range(MAX_DUE):
         due = state.next_due()
         if due is None or due[0] > decision.now:
@@ -51,11 +52,15 @@ def tick(decision: Decision, mint: Callable[[], tuple[str, bytes]]) -> Plan:
     while (choice := choose(state, decision.now)) is not None:
         job, over = choice
         attempt_id, token_hash = mint()
+        state.last_start[job.terms.agent] = decision.now
         plan.start.append(attempts.start(decision, job, attempt_id=attempt_id, token_hash=token_hash, over=over))
     due = state.next_due()
     moments = [due[0]] if due is not None else []
     if state.breather is not None and decision.now < state.breather:
         moments.append(state.breather)
+    moment = cooling.next_moment(state, decision.now)
+    spread = [spread_until(state, name) for name, lane in state.lanes.items() if len(lane.order)]
+    moments += [at for at in (moment, *spread) if at is not None and at > decision.now]
     plan.wake_at = min(moments, default=None)
     return plan
 
@@ -75,6 +80,9 @@ def _due(decision: Decision, job: Job, plan: Plan) -> None:
         case Status.RETRYING:
             queued_at = job.queued_at if job.queued_at is not None else decision.now
             decision.put(job, decision.step(job, Step.QUEUE, due_at=None, queued_at=queued_at), "queued")
+        case Status.NEEDS_INPUT:
+            gone = decision.step(job, Step.EXPIRE, completed_at=decision.now)
+            decision.settle(decision.put(job, gone, "expired", detail={"question": "nobody answered in time"}))
         case _:
             plan.stop.append(attempts.time_out(decision, job, decision.state.limits.grace))
 
@@ -105,7 +113,7 @@ def choose(state: State, now: int) -> tuple[Job, bool] | None:
     best: int | None = None
     above = False
     for name, lane in state.lanes.items():
-        if not len(lane.order) or not is_open(state, name):
+        if not len(lane.order) or not is_open(state, name, now):
             continue
         has_slot = free and busy[name] < state.slots[name]
         if not has_slot and not over_free:
@@ -116,9 +124,21 @@ def choose(state: State, now: int) -> tuple[Job, bool] | None:
     return None if best is None else (state.jobs[job_of(best)], above)
 
 
-def is_open(state: State, agent: str) -> bool:
+def is_open(state: State, agent: str, now: int) -> bool:
     """Whether the daemon itself may start this agent's jobs now, slots aside."""
-    return bool(state.slots.get(agent)) and not state.pauses.agent(agent)
+    if not state.slots.get(agent) or state.pauses.agent(agent) or cooling.closed(state, agent, now):
+        return False
+    moment = spread_until(state, agent)
+    return moment is None or moment <= now
+
+
+def spread_until(state: State, agent: str) -> int | None:
+    """With starts_per_minute: when the next start is due, counted from the last one."""
+    known = state.limits.agents.get(agent)
+    last = state.last_start.get(agent)
+    if known is None or known.starts_per_minute is None or last is None:
+        return None
+    return last + MINUTE // known.starts_per_minute
 
 
 def lacking(state: State, signature: Signature, reserved: int | None = None, key: int = 0) -> str | None:
@@ -142,7 +162,7 @@ def reservation(state: State, now: int) -> int | None:
     if state.first is None or now - state.first[1] < state.limits.reserve_after:
         return None
     job = state.jobs.get(state.first[0])
-    return state.rank_key(job) if job is not None and _stands_in_line(state, job) else None
+    return state.rank_key(job) if job is not None and _stands_in_line(state, job, now) else None
 
 
 def reserve(state: State, now: int) -> int | None:
@@ -151,8 +171,8 @@ def reserve(state: State, now: int) -> int | None:
     Whoever reserves does so until it starts or may no longer: others may come before it meanwhile.
     """
     holder = None if state.reserved is None else state.jobs.get(job_of(state.reserved[0]))
-    if holder is None or not _stands_in_line(state, holder):
-        first = _first(state)
+    if holder is None or not _stands_in_line(state, holder, now):
+        first = _first(state, now)
         if first is None or state.first is None or state.first[0] != first:
             state.first = None if first is None else (first, now)
     key = reservation(state, now)
@@ -164,13 +184,13 @@ def reserve(state: State, now: int) -> int | None:
     return key
 
 
-def _stands_in_line(state: State, job: Job) -> bool:
+def _stands_in_line(state: State, job: Job, now: int) -> bool:
     terms = job.terms
-    return job.status is Status.QUEUED and is_open(state, terms.agent) and not state.pauses.group(terms.group)
+    return job.status is Status.QUEUED and is_open(state, terms.agent, now) and not state.pauses.group(terms.group)
 
 
-def _first(state: State) -> int | None:
+def _first(state: State, now: int) -> int | None:
     """The first job in order of those that nobody has paused."""
-    keys = [lane.first(state.pauses.group) for name, lane in state.lanes.items() if is_open(state, name)]
+    keys = [lane.first(state.pauses.group) for name, lane in state.lanes.items() if is_open(state, name, now)]
     found = [key for key in keys if key is not None]
     return job_of(min(found)) if found else None

@@ -19,6 +19,7 @@ from opusd.core.ready import Lane, Signature
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from opusd.core.cooling import Cooling
     from opusd.core.limits import Limits
 
 
@@ -61,6 +62,8 @@ class State:
         self.held_needs: Counter[str] = Counter()
         self.group_running: Counter[str] = Counter()
         self.tree_sizes: dict[int, int] = {}
+        self.cooling: dict[str, Cooling] = {}  # agents whose provider limits them
+        self.last_start: dict[str, int] = {}  # agent -> when it last started a job, for starts_per_minute
         self.lent: set[int] = set()  # running jobs whose agent waits for its own tree
         self.last_job = 0
         self.last_event = 0
@@ -144,7 +147,7 @@ class State:
             if job.key is not None or job.ancestors or job.terms.group is not None:
                 self._index(job, add=True)
             if job.status is queued:
-                alike[id(job.terms)].append(job)
+                alike[id(job.terms) if job.extra is None else -job.id].append(job)
                 continue
             self._count(job, 1)
             due = job.due
@@ -161,7 +164,7 @@ class State:
         found: list[tuple[Terms, list[int]]] = []
         for jobs in alike:
             terms = jobs[0].terms
-            shared = place(terms.tier, terms.boost, self.limits.points)
+            shared = place(jobs[0].tier, terms.boost, self.limits.points)
             found.append((terms, [key_at(job.queued_at or 0, shared, job.id) for job in jobs]))
             self.statuses[Status.QUEUED] += len(jobs)
             self.tiers[terms.tier] += len(jobs)
@@ -247,6 +250,7 @@ class State:
                 {(due, job) for due, job in self._timers if job in self.jobs and self.jobs[job].due == due}
             ),
             "pauses": self.pauses.names,
+            "cooling": self.cooling,
         }
 
     # --- indexes ----------------------------------------------------------------------------------

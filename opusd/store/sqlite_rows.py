@@ -16,6 +16,7 @@ from opusd.core.job import (
     EdgeState,
     Ending,
     Event,
+    Extra,
     IfUnmet,
     Job,
     On,
@@ -33,10 +34,10 @@ Row = tuple[Any, ...]
 # The same for what most have: nothing is made of a status that is queued, nor of a time that is the one before it.
 JOB_COLUMNS: Final = """jobs.id, version, nullif(status, 'queued'), created_at,
        CASE WHEN queued_at = created_at THEN 0 ELSE queued_at END, key, terms,
-       CASE WHEN coalesce(run_at, due_at, started_at, completed_at, ancestors, run) IS NULL
+       CASE WHEN coalesce(run_at, due_at, started_at, completed_at, ancestors, run, extra) IS NULL
              AND attempts + retries + losses = 0 THEN NULL
             ELSE json_array(run_at, due_at, started_at, completed_at, json('[' || ancestors || ']'),
-                            attempts, retries, losses, json(run)) END"""
+                            attempts, retries, losses, json(run), json(extra)) END"""
 SPEC_COLUMNS: Final = "digest, title, labels, spec, prompt"
 ATTEMPT_COLUMNS: Final = (
     "job, attempt, agent, attempt_id, token_hash, slot, over, started_at, timeout_at, ending, kill_at, ending_by,"
@@ -57,6 +58,7 @@ class _Rare(msgspec.Struct, array_like=True):
     retries: int
     losses: int
     run: Run | None
+    extra: Extra | None
 
 
 class _SpecRest(msgspec.Struct, omit_defaults=True):
@@ -69,6 +71,8 @@ class _SpecRest(msgspec.Struct, omit_defaults=True):
     env: dict[str, Any] = {}
     worktree: bool = False
     verify: list[str] | None = None
+    previous: list[dict[str, Any]] = []
+    answers: list[dict[str, Any]] = []
 
 
 _encode = msgspec.json.Encoder().encode
@@ -107,6 +111,7 @@ def state_row(job: Job) -> Row:
         job.retries,
         job.losses,
         None if run is None else _encode(run).decode(),
+        None if job.extra is None else _encode(job.extra).decode(),
     )
 
 
@@ -154,6 +159,7 @@ def job_from(row: Row, edges: tuple[Edge, ...] = ()) -> Job:
         retries=more.retries,
         losses=more.losses,
         run=more.run,
+        extra=more.extra,
     )
 
 
@@ -175,7 +181,17 @@ def edges_from(text: str) -> tuple[Edge, ...]:
 
 def spec_row(spec: Spec) -> Row:
     """SPEC_COLUMNS."""
-    rest = _SpecRest(spec.command, spec.payload, spec.metadata, spec.cwd, spec.env, spec.worktree, spec.verify)
+    rest = _SpecRest(
+        spec.command,
+        spec.payload,
+        spec.metadata,
+        spec.cwd,
+        spec.env,
+        spec.worktree,
+        spec.verify,
+        spec.previous,
+        spec.answers,
+    )
     return (
         spec.digest,
         spec.title,
@@ -199,6 +215,8 @@ def spec_from(row: Row) -> Spec:
         env=rest.env,
         worktree=rest.worktree,
         verify=rest.verify,
+        previous=rest.previous,
+        answers=rest.answers,
         digest=digest,
     )
 

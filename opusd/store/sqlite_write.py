@@ -15,7 +15,7 @@ from opusd.store import sqlite_rows as rows
 from opusd.store.base import Batch, CommitRefused
 from opusd.store.sqlite_terms import TERMS_COLUMNS, terms_row
 
-_STATE: Final = "version, status, queued_at, run_at, due_at, started_at, attempts, retries, losses, run"
+_STATE: Final = "version, status, queued_at, run_at, due_at, started_at, attempts, retries, losses, run, extra"
 
 
 def _marks(columns: str) -> str:
@@ -55,7 +55,8 @@ PRUNE_JOB: Final = (
     "UPDATE jobs SET pruned = 1, key = CASE WHEN ? THEN NULL ELSE key END WHERE id = ? AND completed_at IS NOT NULL"
 )
 PRUNE_SPEC: Final = (
-    "UPDATE specs SET prompt = NULL, spec = json_remove(spec, '$.command', '$.payload', '$.metadata', '$.env')"
+    "UPDATE specs SET prompt = NULL, spec = json_remove(spec, '$.command', '$.payload', '$.metadata', '$.env',"
+    " '$.previous', '$.answers')"
     " WHERE job = ?"
 )
 PRUNE_OUTCOME: Final = "UPDATE outcomes SET outcome = json_remove(outcome, '$.result') WHERE job = ?"

@@ -11,8 +11,10 @@ from opusd.core.job import (
     Change,
     Ending,
     Event,
+    Extra,
     Job,
     Outcome,
+    Question,
     Run,
     Source,
     Spec,
@@ -61,6 +63,16 @@ FULL_OUTCOME = Outcome(
     usage={"input_tokens": 1, "cost_usd": 0.25},
     session_id="s-1",
     workdir="/srv/app-1",
+)
+FULL_EXTRA = Extra(
+    limits=2,
+    failures=3,
+    asked=1,
+    question=Question(1, "Which one?", ("this", "that"), START + 99),
+    answered=True,
+    fresh=True,
+    escalated_from=4,
+    escalated_to=5,
 )
 FULL_RUN = Run(
     attempt=2,

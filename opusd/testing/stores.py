@@ -27,6 +27,7 @@ from opusd.core.lifecycle import Status
 from opusd.core.retry import FailureClass
 from opusd.store.base import Batch, CommitFailed, CommitRefused, Forgotten, Query, Record, Snapshot, Store
 from opusd.testing.records import (
+    FULL_EXTRA,
     FULL_OUTCOME,
     FULL_RUN,
     FULL_SPEC,
@@ -124,6 +125,7 @@ class Keeping:
             attempts=2,
             retries=1,
             losses=3,
+            extra=FULL_EXTRA,
             run=FULL_RUN,
         )
         attempt = Attempt(job=7, agent="claude", run=FULL_RUN)

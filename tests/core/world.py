@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from opusd.core import admission, attempts, commands, scheduler
+from opusd.core import admission, attempts, commands, cooling, scheduler
 from opusd.core.access import Caller
 from opusd.core.admission import Facts, Submission
 from opusd.core.attempts import End
@@ -57,6 +57,7 @@ def submission(prompt: str | None = "do it", *, command: list[str] | None = None
 
 
 class World:
+    on_success = (On.SUCCESS, IfUnmet.BLOCK)
     """`known` is every job as memory's decisions left it, finished ones too; `disk` is what was committed of it."""
 
     def __init__(self, rules: Limits | None = None, *, autocommit: bool = True, **changed: Any) -> None:
@@ -124,6 +125,7 @@ class World:
         }
         state = State(self.limits)
         state.load(job for job in self.known.values() if not job.final)
+        state.cooling = cooling.restore(settings)
         state.pauses = Pauses(settings.get("paused", ()))
         state.max_concurrent = settings.get("pool", {"value": state.max_concurrent})["value"]
         for name in state.slots:
@@ -163,7 +165,8 @@ class World:
         ended = End(failure=None if failure is None else FailureClass(failure), **fields)
         number = now.attempts if attempt is None else attempt
         outcome = self.outcomes.get(now.id, Outcome())
-        return self.decide(lambda decision: attempts.end(decision, now, number, ended, outcome), "scheduler")
+        spec = self.specs[now.id]
+        return self.decide(lambda decision: attempts.end(decision, now, number, ended, outcome, spec), "scheduler")
 
     def hold(self, job: Job | int, *, stop: bool = False, grace: int = 10 * SECOND) -> Job:
         return self.decide(lambda decision: commands.hold(decision, self[job], stop=stop, grace=grace))
@@ -180,6 +183,11 @@ class World:
 
     def retry(self, job: Job | int) -> Job:
         return self.decide(lambda decision: commands.retry(decision, self[job], fresh=False, facts=self.facts()))
+
+    def answer(self, job: Job | int, question: int, text: str) -> Job:
+        now = self[job]
+        spec = self.specs[now.id]
+        return self.decide(lambda decision: commands.answer(decision, now, spec, question, text))
 
     def update(self, job: Job | int, *, version: int | None = None, **fields: Any) -> Job:
         now = self[job]

@@ -17,6 +17,7 @@ CREATE TABLE jobs (
     retries     INTEGER NOT NULL CHECK (retries >= 0),
     losses      INTEGER NOT NULL CHECK (losses >= 0),
     run         TEXT CHECK ((run IS NOT NULL) = (status IN ('running', 'cancelling'))),  -- JSON: the attempt under way
+    extra       TEXT,                                    -- JSON: what few jobs have
     key         TEXT,
     parent      INTEGER CHECK ((parent IS NULL) = (ancestors IS NULL)),
     ancestors   TEXT,                                    -- ids with commas between, root first, parent last
@@ -79,7 +80,7 @@ CREATE TABLE attempts (
     over        INTEGER NOT NULL CHECK (over IN (0, 1)),
     started_at  INTEGER NOT NULL,
     timeout_at  INTEGER,
-    ending      TEXT CHECK (ending IN ('cancel', 'hold', 'timeout', 'put_back')),
+    ending      TEXT CHECK (ending IN ('cancel', 'hold', 'timeout', 'ask', 'stall', 'put_back')),
     kill_at     INTEGER,
     ending_by   TEXT,
     ending_reason TEXT,

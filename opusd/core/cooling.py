@@ -1,0 +1,132 @@
+"""Agents whose provider said "not now": closed until a moment, then one job as a probe, then open.
+
+No retry is spent on a limit, and no launch goes into a closed one beyond the probe.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec.structs import asdict, replace
+
+from opusd.core.times import DAY, HOUR, MINUTE, to_rfc3339
+
+if TYPE_CHECKING:
+    from opusd.core.decision import Decision
+    from opusd.core.job import Job
+    from opusd.core.state import State
+
+BELIEVED: Final = 8 * DAY
+"""A reset further away than this is a mistake in units."""
+PROBE: Final = MINUTE
+"""A probe that has run so long has shown that the limit is over."""
+MAX_LIMITS: Final = 20
+"""Rate limits in a row after which a job fails."""
+_JITTER: Final = 0.1
+
+
+class Cooling(msgspec.Struct, frozen=True):
+    """`strikes` counts limits in a row without a good attempt between; `probe` goes first, since `since`."""
+
+    until: int
+    strikes: int = 1
+    probe: int | None = None
+    since: int | None = None
+
+
+def closed(state: State, agent: str, now: int) -> bool:
+    """Whether no job of this agent may start now; past `until` the next one that starts is the probe."""
+    cooling = state.cooling.get(agent)
+    return cooling is not None and (now < cooling.until or cooling.probe is not None)
+
+
+def next_moment(state: State, now: int) -> int | None:
+    """When time next changes what `closed` says."""
+    moments = []
+    for cooling in state.cooling.values():
+        if cooling.probe is not None and cooling.since is not None:
+            moments.append(cooling.since + PROBE)
+        elif now < cooling.until:
+            moments.append(cooling.until)
+    return min(moments, default=None)
+
+
+def limited(decision: Decision, agent: str, named: int | None, chance: float) -> int:
+    """An attempt met a limit; until when the agent is closed. `named` is the reset that its output gave."""
+    now, cooling = decision.now, decision.state.cooling.get(agent)
+    already = cooling is not None and now < cooling.until
+    strikes = 1 if cooling is None else cooling.strikes if already else cooling.strikes + 1
+    if named is not None and now < named <= now + BELIEVED:
+        until = named
+    else:
+        wait = min(MINUTE << min(strikes - 1, 10), HOUR)
+        until = now + int(wait * (1 + _JITTER * chance))
+        if already and cooling is not None:
+            until = cooling.until  # said already by another attempt of the same minute
+    if already and cooling is not None:
+        until = max(until, cooling.until)
+    _set(decision, agent, Cooling(until=until, strikes=strikes))
+    decision.note("agent.cooling", detail={"agent": agent, "until": to_rfc3339(until), "named": named is not None})
+    return until
+
+
+def began(decision: Decision, job: Job) -> None:
+    """A job of an agent whose cool-down is over: it is the probe."""
+    cooling = decision.state.cooling.get(job.terms.agent)
+    if cooling is not None and cooling.probe is None:
+        _set(decision, job.terms.agent, replace(cooling, probe=job.id, since=decision.now))
+
+
+def ended(decision: Decision, job: Job, *, well: bool) -> None:
+    """The probe is over without a new limit: the others follow when it ended well, else another one goes first."""
+    agent = job.terms.agent
+    cooling = decision.state.cooling.get(agent)
+    if cooling is None or cooling.probe != job.id:
+        return
+    if well:
+        ready(decision, agent)
+    else:
+        _set(decision, agent, replace(cooling, probe=None, since=None))
+
+
+def settle(decision: Decision) -> None:
+    """Probes that ran long enough, and probes that are gone."""
+    for agent, cooling in list(decision.state.cooling.items()):
+        if cooling.probe is None or cooling.since is None:
+            continue
+        if cooling.probe not in decision.state.running:
+            _set(decision, agent, replace(cooling, probe=None, since=None))
+        elif decision.now >= cooling.since + PROBE:
+            ready(decision, agent)
+
+
+def ready(decision: Decision, agent: str) -> None:
+    """The agent is open again: its probe was good, or a person says so."""
+    if agent in decision.state.cooling:
+        _set(decision, agent, None)
+        decision.note("agent.ready", detail={"agent": agent})
+
+
+def restore(kept: dict[str, Any]) -> dict[str, Cooling]:
+    """Cool-downs from the settings of the registry."""
+    return {
+        name.removeprefix("cooling:"): msgspec.convert(value, Cooling)
+        for name, value in kept.items()
+        if name.startswith("cooling:")
+    }
+
+
+def _set(decision: Decision, agent: str, cooling: Cooling | None) -> None:
+    known = decision.state.cooling
+    old = known.get(agent)
+    _put(known, agent, cooling)
+    decision.keep(f"cooling:{agent}", None if cooling is None else asdict(cooling), partial(_put, known, agent, old))
+
+
+def _put(known: dict[str, Cooling], agent: str, cooling: Cooling | None) -> None:
+    if cooling is None:
+        known.pop(agent, None)
+    else:
+        known[agent] = cooling
