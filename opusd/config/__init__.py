@@ -56,6 +56,7 @@ class AgentConfig(msgspec.Struct, frozen=True):
     output: str = "text"
     slots: int | None = None
     max_queued: int | None = None
+    starts_per_minute: int | None = None
     timeout: int | None = None
     env: dict[str, str | dict[str, str]] = {}
     env_pass: tuple[str, ...] = ()
@@ -102,6 +103,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
                     retry=agent.retry,
                     timeout=agent.timeout,
                     may_submit=agent.may_submit,
+                    starts_per_minute=agent.starts_per_minute,
                     needs=tuple(sorted(agent.needs.items())),
                 )
                 for agent in self.agents.values()
@@ -266,6 +268,7 @@ def _agent(name: str, table: AgentTable, policies: Mapping[str, Policy], path: s
         output=table.output,
         slots=table.slots,
         max_queued=table.max_queued,
+        starts_per_minute=table.starts_per_minute,
         timeout=table.timeout,
         env=table.env,
         env_pass=table.env_pass,

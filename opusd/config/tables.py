@@ -80,6 +80,7 @@ class AgentTable(msgspec.Struct, frozen=True):
     output: Literal["text"] = "text"
     slots: Slots | None = None  # max_concurrent
     max_queued: AtLeastOne | None = None
+    starts_per_minute: Annotated[int, msgspec.Meta(ge=1, le=60_000)] | None = None  # as many as there are slots for
     timeout: Duration | None = None
     env: dict[str, str | dict[str, str]] = {}
     env_pass: tuple[NonEmpty, ...] = ()

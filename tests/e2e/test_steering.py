@@ -1,6 +1,7 @@
 """Steering of many jobs at once, and of what changes another job on the way."""
 
 import time
+from itertools import pairwise
 
 
 def test_a_group_is_cancelled_whose_members_cancel_each_other(commons):
@@ -76,3 +77,14 @@ def test_a_result_that_is_nested_too_deep_does_not_keep_its_job_running(commons)
     ended = commons.ended(job)
     assert ended["status"] == "completed"
     assert ended["result"]["data"] is None
+
+
+def test_starts_per_minute_spreads_launches_and_says_so(build):
+    house = build('[agents.say]\nargv = ["cat"]\nstarts_per_minute = 300')
+    jobs = [house("job.submit", agent="say", prompt=f"hello {number}")["job"] for number in range(4)]
+    assert "starts so many jobs a minute" in house.get(jobs[3])["reason"]
+    house.ended(*jobs)
+    began = sorted(house.get(job)["started_at"] for job in jobs)
+    moments = [float(text[17:26]) + 60 * float(text[14:16]) for text in began]
+    apart = [(later - earlier) % 3600 for earlier, later in pairwise(moments)]
+    assert all(0.199 <= each < 10 for each in apart), apart
