@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from opusd.core.state import State
 
 BELIEVED: Final = 8 * DAY
-"""A reset further away than this is a mistake in units."""
+"""The longest window that a provider has is a week; a day more is for zones and rounding. Beyond it is a mistake."""
 PROBE: Final = MINUTE
 """A probe that has run so long has shown that the limit is over."""
 MAX_LIMITS: Final = 20

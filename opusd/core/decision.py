@@ -90,9 +90,6 @@ class Decision:
         self.settings[name] = value
         self._undo.append(restore)
 
-    def undoing(self, restore: Callable[[], None]) -> None:
-        self._undo.append(restore)
-
     def next_id(self) -> int:
         self.state.last_job += 1
         return self.state.last_job

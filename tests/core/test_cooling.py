@@ -2,7 +2,7 @@
 
 import pytest
 
-from opusd.core import cooling, explain
+from opusd.core import attempts, cooling, explain
 from opusd.core.errors import Conflict
 from opusd.core.job import Job
 from opusd.core.lifecycle import Status
@@ -269,3 +269,27 @@ def test_an_escalated_job_is_neither_retried_nor_cancelled() -> None:
     for verb in (world.retry, world.cancel):
         with pytest.raises(Conflict, match="job 2 carries on"):
             verb(one)
+
+
+def test_an_agent_that_asks_while_it_runs_is_ended_and_then_needs_input() -> None:
+    world = World(agents={"claude": Agent("claude", slots=1)}, answer_in=HOUR)
+    one = world.submit()
+    started(world)
+    asking = world.decide(lambda decision: attempts.ask(decision, world[one], "Which one?", ("a", "b"), SECOND))
+    assert asking.status is Status.RUNNING, "its slot is taken until no process of it is left"
+    waiting = world.end(one, "agent_error", first=False)
+    assert (waiting.status, waiting.retries) == (Status.NEEDS_INPUT, 0)
+    reason = explain.reason(world.state, waiting, world.now)
+    assert reason is not None
+    assert "Which one?" in reason
+    assert world.answer(one, 1, "a").status is Status.QUEUED
+
+
+def test_a_stalled_attempt_is_ended_and_tried_again() -> None:
+    world = World(agents={"claude": Agent("claude", slots=1)})
+    one = world.submit()
+    started(world)
+    world.decide(lambda decision: attempts.stall(decision, world[one], SECOND))
+    again = world.end(one, "agent_error", first=False)
+    assert (again.status, again.retries) == (Status.RETRYING, 1)
+    assert (world.outcomes[one.id].error or {})["class"] == "stalled"

@@ -14,10 +14,8 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from opusd.core.cooling import BELIEVED
 from opusd.core.times import DAY, MINUTE, SECOND, from_rfc3339, parse_duration
-
-BELIEVED: Final = 8 * DAY
-"""The longest window that a provider has is a week; a day more is for zones and rounding."""
 
 JUST_PASSED: Final = 5 * MINUTE
 """A clock time that was this recently is over, not a day away: programs cut the seconds off before they print."""
