@@ -4,7 +4,7 @@ import pytest
 
 from opusd.core import attempts, cooling, explain
 from opusd.core.errors import Conflict
-from opusd.core.job import Job
+from opusd.core.job import Job, Tier
 from opusd.core.lifecycle import Status
 from opusd.core.limits import Agent
 from opusd.core.retry import FailureClass
@@ -176,12 +176,12 @@ def test_starts_per_minute_spreads_the_launches() -> None:
 
 def test_an_agent_that_asks_frees_its_slot_and_goes_on_first_with_the_answer() -> None:
     world = World(agents={"claude": Agent("claude", slots=1)})
-    one, two = world.submit("one"), world.submit("two", tier=2)
+    one, two = world.submit("one"), world.submit("two", tier=Tier.URGENT)
     assert started(world) == [two.id]
     waiting = world.end(two, question=("Which database?", ("SQLite", "PostgreSQL")))
     assert waiting.status is Status.NEEDS_INPUT
     assert started(world) == [one.id]
-    urgent = world.submit("three", tier=2, boost=49)
+    urgent = world.submit("three", tier=Tier.URGENT, boost=49)
     question = waiting.extra.question if waiting.extra else None
     assert question is not None
     with pytest.raises(Conflict, match="asks question 1, not 2"):
@@ -217,7 +217,7 @@ def chained(**fields: object) -> World:
 
 def test_the_second_failed_attempt_escalates_in_the_old_jobs_place() -> None:
     world = chained(escalate_after=2)
-    one = world.submit(tier=2, boost=7, group="night", labels=["for:ana"])
+    one = world.submit(tier=Tier.URGENT, boost=7, group="night", labels=["for:ana"])
     waiting = world.submit("after", depends=((one.id, *world.on_success),))
     started(world)
     assert world.end(one, "agent_error").status is Status.RETRYING
@@ -227,7 +227,7 @@ def test_the_second_failed_attempt_escalates_in_the_old_jobs_place() -> None:
     assert old.extra is not None
     link = world[old.extra.escalated_to or 0]
     assert (link.status, link.terms.agent, link.queued_at) == (Status.QUEUED, "codex", one.queued_at)
-    assert (link.terms.tier, link.terms.boost, link.terms.group) == (2, 7, "night")
+    assert (link.terms.tier, link.terms.boost, link.terms.group) == (Tier.URGENT, 7, "night")
     assert world.specs[link.id].labels == ["for:ana"]
     assert world.specs[link.id].previous == [
         {"agent": "claude", "class": "agent_error", "message": "boom", "output_tail": "it broke"}
