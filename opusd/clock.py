@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime, tzinfo
 from typing import Protocol
 
 
@@ -19,6 +20,9 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds that never go back, from an arbitrary start."""
+
+    def zone(self) -> tzinfo:
+        """The zone of the machine's clock, as it is now."""
 
     async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
         """Until the event is set or so many seconds have passed (None: no bound); whether the event is set.
@@ -35,6 +39,9 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def zone(self) -> tzinfo:
+        return datetime.fromtimestamp(time.time()).astimezone().tzinfo or UTC
 
     async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
         if event.is_set():

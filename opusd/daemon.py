@@ -19,9 +19,11 @@ from opusd.config import Config, ConfigError
 from opusd.core import cooling
 from opusd.core.errors import Conflict, OpusError
 from opusd.core.state import Pauses, State
+from opusd.dispatcher.answers import AnswerVerbs
 from opusd.dispatcher.desk import Desk
 from opusd.dispatcher.engine import Engine
 from opusd.dispatcher.feed import Feed
+from opusd.dispatcher.hearing import Hearing
 from opusd.dispatcher.intake import Intake
 from opusd.dispatcher.jobs import JobVerbs
 from opusd.dispatcher.launching import Launching, Program
@@ -124,14 +126,26 @@ class Daemon:
         _restore(state, snapshot.settings)
         self._tally = Tally(snapshot)
         self._launching = Launching(
-            base=dict(os.environ), socket=str(settings.socket), umask=settings.umask, **_launch_values(config)
+            base=dict(os.environ),
+            socket=str(settings.socket),
+            zone=self._clock.zone,
+            umask=settings.umask,
+            **_launch_values(config),
         )
         self._engine = Engine(
-            state, self._store, self._clock, prepare=self._launching.prepare, released=self._released, log=self._log
+            state,
+            self._store,
+            self._clock,
+            prepare=self._launching.prepare,
+            listen=self._launching.listen,
+            released=self._released,
+            log=self._log,
         )
         self._feed.cursor = snapshot.last_event
         self._desk = desk = Desk(self._engine)
         self._feed.attach(desk)
+        hearing = Hearing(desk, self._feed)
+        self._engine.hearing = hearing.heard
         self._waits.attach(desk)
         self._intake = Intake(
             policies=config.retry, env_secret=config.security.env_secret, home=os.environ.get("HOME", "/")
@@ -146,8 +160,9 @@ class Daemon:
         )
         rooms = [
             JobVerbs(desk, self._intake),
+            AnswerVerbs(desk),
             reads,
-            SteeringVerbs(desk, reads, self._waits, self._feed),
+            SteeringVerbs(desk, reads, self._waits, hearing),
             self._waits,
             self._feed,
             self._upkeep,
@@ -167,6 +182,7 @@ class Daemon:
         writing = asyncio.create_task(writer.run(), name="writer")
         stack.push_async_callback(self._close_writer, writing)
         await engine.recover(pool)
+        stack.callback(engine.close)
         listening = self._supervisor.listening
         await self._server.serve(self._settings.socket, listening[0] if listening else None)
         stack.push_async_callback(self._quiet, writing)
@@ -289,12 +305,12 @@ class Daemon:
 def check_agents(config: Config) -> None:
     """ConfigError for an argv that can't be filled in."""
     for agent in config.agents.values():
-        if not agent.argv:
-            continue
-        try:
-            check_argv(agent.argv)
-        except OpusError as error:
-            raise ConfigError(f"agents.{agent.name}.argv: {error.message}") from error
+        for key, argv in (("argv", agent.argv), ("resume_argv", agent.resume_argv)):
+            try:
+                if argv:
+                    check_argv(argv)
+            except OpusError as error:
+                raise ConfigError(f"agents.{agent.name}.{key}: {error.message}") from error
 
 
 def _launch_values(config: Config) -> dict[str, Any]:
@@ -313,7 +329,16 @@ def _retention_values(config: Config) -> dict[str, Any]:
 
 def _programs(config: Config) -> dict[str, Program]:
     return {
-        agent.name: Program(argv=agent.argv, stdin=agent.stdin, env=agent.env, env_pass=agent.env_pass)
+        agent.name: Program(
+            argv=agent.argv,
+            resume_argv=agent.resume_argv,
+            stdin=agent.stdin,
+            output=agent.output,
+            progress_pattern=agent.progress_pattern,
+            listens=agent.output != "text" or agent.stall_after is not None,
+            env=agent.env,
+            env_pass=agent.env_pass,
+        )
         for agent in config.agents.values()
     }
 

@@ -14,55 +14,29 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
+from opusd.config.agents import EXEC, PULL, AgentConfig, read_agents, read_policies
 from opusd.config.decode import ConfigError, decode, join
 from opusd.config.machine import automatic_pool
 from opusd.config.tables import (
-    AgentTable,
     Defaults,
     File,
     Log,
     Order,
     Output,
     Retention,
-    RetryTable,
     RouteTable,
     Security,
 )
 from opusd.core.job import Tier
 from opusd.core.limits import UNLIMITED, Agent, Limits, Route
 from opusd.core.priority import parse_priority
-from opusd.core.retry import PRESETS, FailureClass, Policy, Strategy
+from opusd.core.retry import Policy
 
 __all__ = ["EXEC", "PULL", "AgentConfig", "Config", "ConfigError", "load", "parse"]
 
-EXEC: Final = "exec"
-"""Runs a job's own command."""
-PULL: Final = "pull"
-"""Workers alone take its jobs."""
-
-_BUILT_IN: Final[dict[str, dict[str, Any]]] = {EXEC: {"retry": "none"}, PULL: {"slots": 0}}
-_NEVER_RETRIED: Final = (FailureClass.RATE_LIMITED, FailureClass.LOST, FailureClass.CANCELLED)
 _LONGEST_SOCKET_PATH: Final = 107
-
-
-class AgentConfig(msgspec.Struct, frozen=True):
-    """One way to do work. `slots` None: as many as the pool has, however that is resized."""
-
-    name: str
-    argv: tuple[str, ...] = ()
-    stdin: str = "prompt"
-    output: str = "text"
-    slots: int | None = None
-    max_queued: int | None = None
-    starts_per_minute: int | None = None
-    timeout: int | None = None
-    env: dict[str, str | dict[str, str]] = {}
-    env_pass: tuple[str, ...] = ()
-    retry: Policy = PRESETS["default"]
-    may_submit: tuple[str, ...] = ()
-    needs: dict[str, int] = {}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +78,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
                     timeout=agent.timeout,
                     may_submit=agent.may_submit,
                     starts_per_minute=agent.starts_per_minute,
+                    auto_resume=agent.auto_resume,
+                    stall_after=agent.stall_after,
+                    escalate_to=agent.escalate_to,
+                    escalate_after=agent.escalate_after,
+                    escalate_on=agent.escalate_on,
                     needs=tuple(sorted(agent.needs.items())),
                 )
                 for agent in self.agents.values()
@@ -120,6 +99,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             grace=self.defaults.grace,
             expires_in=self.defaults.expires_in,
             timeout=self.defaults.timeout,
+            answer_in=self.defaults.answer_in,
             capacities=self.resources,
             groups=self.groups,
         )
@@ -150,8 +130,8 @@ def load(path: Path, *, must_exist: bool = False) -> Config:
 def parse(data: Mapping[str, Any], *, pool: int = 3) -> Config:
     """What TOML's tables say, with the defaults and the built-in agents; `pool` is what "auto" stands for."""
     file = decode(data, File)
-    policies = _policies(file.retry)
-    agents = _agents(data, file, policies)
+    policies = read_policies(file.retry)
+    agents = read_agents(data, file, policies)
     automatic = file.max_concurrent == "auto"
     config = Config(
         default_agent=file.default_agent or None,
@@ -207,97 +187,6 @@ def _refuse_open_folder(path: Path, folder: Path) -> None:
         raise ConfigError(f"{path} can be replaced by others, who can write its folder: chmod go-w {folder}")
 
 
-def _policies(tables: Mapping[Any, RetryTable]) -> dict[str, Policy]:
-    policies = dict(PRESETS)
-    for name, table in tables.items():
-        policies[name] = _policy(table, PRESETS.get(name, PRESETS["default"]), join("retry", name))
-    return policies
-
-
-def _policy(table: RetryTable, base: Policy, path: str) -> Policy:
-    policy = replace(base, **{key: value for key, value in asdict(table).items() if value is not None})
-    for failure in policy.on or ():
-        if failure in _NEVER_RETRIED:
-            raise ConfigError(
-                f"{path}.on: {failure.value} is no matter of retries: such a job is put back, or was ended"
-            )
-    if policy.cap < policy.base:
-        raise ConfigError(f"{path}.cap is shorter than its base")
-    if policy.strategy is Strategy.NONE and policy.max_retries:
-        raise ConfigError(f'{path}: with the strategy "none" nothing is retried, so max_retries is 0')
-    return policy
-
-
-def _agents(data: Mapping[str, Any], file: File, policies: Mapping[str, Policy]) -> dict[str, AgentConfig]:
-    """Those of the file in its order, after the built-in ones, which have defaults of their own."""
-    agents = {}
-    tables: dict[str, AgentTable] = {str(name): table for name, table in file.agents.items()}
-    for name, built_in in _BUILT_IN.items():
-        tables[name] = decode({**built_in, **data.get("agents", {}).get(name, {})}, AgentTable, f"agents.{name}")
-    for name in sorted(tables, key=lambda name: name not in _BUILT_IN):
-        table = tables[name]
-        path = join("agents", name)
-        if name in _BUILT_IN and table.argv:
-            raise ConfigError(
-                f"{path}.argv: " + ("exec runs the job's command" if name == EXEC else "pull starts nothing")
-            )
-        if name == PULL and table.slots != 0:
-            raise ConfigError(f"{path}.slots: workers alone take the jobs of pull, so it has 0")
-        if name not in _BUILT_IN and not table.argv and table.slots != 0:
-            raise ConfigError(
-                f"{path}.argv is missing: the program and its arguments (or slots = 0, for workers alone)"
-            )
-        agents[name] = _agent(name, table, policies, path)
-    return agents
-
-
-def _agent(name: str, table: AgentTable, policies: Mapping[str, Policy], path: str) -> AgentConfig:
-    policy = _named_policy(table, policies, path)
-    if table.max_retries is not None:
-        if policy.strategy is Strategy.NONE and table.max_retries:
-            raise ConfigError(f'{path}.max_retries: its retry policy is none; name another, such as retry = "default"')
-        policy = replace(policy, max_retries=table.max_retries)
-    for variable, value in table.env.items():
-        _variable(variable, value, f"{path}.env")
-    if any("\0" in argument for argument in table.argv) or table.argv[:1] == ("",):
-        raise ConfigError(f"{path}.argv: no argument holds a NUL, and the program has a name")
-    return AgentConfig(
-        name=name,
-        argv=table.argv,
-        stdin=table.stdin,
-        output=table.output,
-        slots=table.slots,
-        max_queued=table.max_queued,
-        starts_per_minute=table.starts_per_minute,
-        timeout=table.timeout,
-        env=table.env,
-        env_pass=table.env_pass,
-        retry=policy,
-        may_submit=(name,) if table.may_submit is None else table.may_submit,
-        needs=table.needs,
-    )
-
-
-def _named_policy(table: AgentTable, policies: Mapping[str, Policy], path: str) -> Policy:
-    if not isinstance(table.retry, str):
-        path = f"{path}.retry"
-        return _policy(decode(table.retry, RetryTable, path), PRESETS["default"], path)
-    if table.retry not in policies:
-        raise ConfigError(f"{path}.retry: there is no policy {table.retry!r}; there are {', '.join(policies)}")
-    return policies[table.retry]
-
-
-def _variable(name: str, value: str | dict[str, str], path: str) -> None:
-    if not name or "=" in name or "\0" in name:
-        raise ConfigError(f"{join(path, name)}: not a name of an environment variable")
-    if name.startswith(("OPUS_", "OPUSD_")):
-        raise ConfigError(f"{join(path, name)}: the daemon itself sets what begins with OPUS_ and OPUSD_")
-    if isinstance(value, dict) and (len(value) != 1 or not value.keys() <= {"from_env", "from_file"}):
-        raise ConfigError(f"{join(path, name)}: a string, {{from_env = NAME}} or {{from_file = PATH}}")
-    if "\0" in (value if isinstance(value, str) else "".join(value.values())):
-        raise ConfigError(f"{join(path, name)}: no value holds a NUL")
-
-
 def _route(number: int, table: RouteTable) -> Route:
     path = f"routes[{number}]"
     try:
@@ -326,6 +215,7 @@ def _check(config: Config) -> None:
                 raise ConfigError(
                     f"{join('agents', agent.name)}.needs: {amount} of {need!r}, of which there are {capacity}"
                 )
+    _check_chains(config)
     order = config.order
     if not order.low <= order.normal <= order.urgent:
         raise ConfigError(f"order: low <= normal <= urgent, not {order.low}, {order.normal}, {order.urgent}")
@@ -340,6 +230,23 @@ def _check(config: Config) -> None:
         not path.startswith("/") or "\0" in path or len(os.fsencode(path)) > _LONGEST_SOCKET_PATH
     ):
         raise ConfigError(f"socket.path is an absolute path of at most {_LONGEST_SOCKET_PATH} bytes")
+
+
+def _check_chains(config: Config) -> None:
+    """Where jobs escalate to: an agent that takes a prompt, and never back to one that had its turn."""
+    for agent in config.agents.values():
+        path, chain = join("agents", agent.name) + ".escalate_to", [agent.name]
+        following = agent.escalate_to
+        if following is not None and agent.name == EXEC:
+            raise ConfigError(f"{path}: exec runs commands, which no other agent can carry on")
+        while following is not None:
+            _known_agent(config, path, following)
+            if following == EXEC:
+                raise ConfigError(f"{path}: exec runs commands; a prompt needs an agent that takes one")
+            chain.append(following)
+            if following in chain[:-1]:
+                raise ConfigError(f"{path}: goes round: {' -> '.join(chain)}")
+            following = config.agents[following].escalate_to
 
 
 def _known_agent(config: Config, path: str, name: str) -> None:

@@ -42,6 +42,7 @@ class Defaults(msgspec.Struct, frozen=True):
     expires_in: Duration | None = None
     timeout: Duration | None = None
     grace: Duration = Duration(10 * SECOND)
+    answer_in: Duration = Duration(7 * DAY)
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -76,16 +77,23 @@ class RetryTable(msgspec.Struct, frozen=True):
 
 class AgentTable(msgspec.Struct, frozen=True):
     argv: tuple[str, ...] = ()
+    resume_argv: tuple[str, ...] = ()  # no sessions are taken up
     stdin: Literal["prompt", "payload", "none"] = "prompt"
-    output: Literal["text"] = "text"
+    output: Literal["text", "claude", "codex", "opencode", "aider"] = "text"
     slots: Slots | None = None  # max_concurrent
     max_queued: AtLeastOne | None = None
     starts_per_minute: Annotated[int, msgspec.Meta(ge=1, le=60_000)] | None = None  # as many as there are slots for
     timeout: Duration | None = None
+    stall_after: Duration | None = None
+    progress_pattern: NonEmpty | None = None  # any output is a sign of life
+    auto_resume: bool = True
     env: dict[str, str | dict[str, str]] = {}
     env_pass: tuple[NonEmpty, ...] = ()
     retry: Retry = "default"
     max_retries: Count | None = None  # the policy's
+    escalate_to: NonEmpty | None = None
+    escalate_after: AtLeastOne | None = None  # when no retry is left
+    escalate_on: tuple[FailureClass, ...] | None = None  # all but rate_limited, lost and cancelled
     may_submit: tuple[NonEmpty, ...] | None = None  # itself
     needs: dict[NonEmpty, AtLeastOne] = {}
 

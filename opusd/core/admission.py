@@ -54,10 +54,12 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 class Facts(msgspec.Struct):
     """What the registry says of jobs that are not in memory; read before the decision.
 
-    `finals`: id -> (status, ancestors). `keys`: key -> (id, digest). `tree_sizes`: root -> descendants.
+    `finals`: id -> (status, ancestors). `links`: id of an escalated job -> the job that carries on for it.
+    `keys`: key -> (id, digest). `tree_sizes`: root -> descendants.
     """
 
     finals: dict[int, tuple[Status, tuple[int, ...]]] = {}
+    links: dict[int, int] = {}
     keys: dict[str, tuple[int, bytes]] = {}
     tree_sizes: dict[int, int] = {}
 
@@ -236,6 +238,8 @@ def make_edges(
         if upstream is None:
             message = f"depends_on names {ref!r}, which is not a job"
             raise DependencyError(message, unknown=ref)
+        while upstream in facts.links and upstream not in state.jobs:
+            upstream = facts.links[upstream]
         if upstream == number:
             message = "a job can't depend on itself"
             raise DependencyError(message, cycle=[ref, ref])

@@ -32,6 +32,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     signal: int | None = None
     result: dict[str, Any] | None = None
     session_id: str | None = None
+    session_unknown: bool = False  # the program does not know the session that it was to take up
     usage: dict[str, Any] | None = None
     log_bytes: int = 0
     first: bool = True
@@ -121,16 +122,15 @@ def end(decision: Decision, job: Job, attempt: int, ended: End, outcome: Outcome
         usage=ended.usage,
         log_bytes=ended.log_bytes,
     )
-    error = _error(failure, message, ended)
+    fresh = job.extra is not None and job.extra.fresh
     brought = replace(
-        outcome,
+        _with_session(outcome, job.terms.agent, ended, fresh=fresh),
         result=_result(failure, ended.result, outcome.result),
-        error=error,
+        error=_error(failure, message, ended),
         usage=add_usage(outcome.usage, ended.usage),
-        session_id=ended.session_id or outcome.session_id,
     )
     rest = replace(job, run=None)
-    if job.extra is not None and job.extra.fresh:
+    if fresh and not ended.never_ran:
         rest = rest.with_extra(fresh=False)
     cooling.ended(decision, job, well=failure is None)
     if failure is not None and run.ending is None and not ended.never_ran:
@@ -177,6 +177,17 @@ def _escalate(  # noqa: PLR0913 - all of an attempt's end
     after = decision.step(rest, Step.FAIL, completed_at=decision.now).with_extra(escalated_to=link.id)
     detail = {"escalated_to": link.id, "agent": link.terms.agent, "class": failure.value, "message": message}
     return decision.put(job, after, "escalated", attempt=row, outcome=brought, detail=detail, number=row.run.attempt)
+
+
+def _with_session(outcome: Outcome, agent: str, ended: End, *, fresh: bool) -> Outcome:
+    """The session that a next attempt takes up: this attempt's, or the one before it unless that is given up."""
+    if ended.session_id is None or ended.session_unknown:
+        if not ended.session_unknown and (not fresh or ended.never_ran):
+            return outcome
+        return replace(outcome, session_id=None, session_agent=None, session_usage=None)
+    same = (ended.session_id, agent) == (outcome.session_id, outcome.session_agent)
+    used = add_usage(outcome.session_usage, ended.usage) if same else ended.usage
+    return replace(outcome, session_id=ended.session_id, session_agent=agent, session_usage=used)
 
 
 def _auto_resume(decision: Decision, job: Job) -> bool:

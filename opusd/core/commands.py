@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from opusd.core import cooling
 from opusd.core.admission import Facts, Ref, checked_needs, make_edges, refuse_cycle, retry_policy
 from opusd.core.decision import judged, placement
-from opusd.core.errors import Conflict, InvalidParams
+from opusd.core.errors import Conflict, Escalated, InvalidParams
 from opusd.core.job import Edge, EdgeState, Ending, IfUnmet, Job, On, Run, Spec, Terms, Tier, intern
 from opusd.core.lifecycle import ALIVE, FINAL, WAITING, Status, Step, advance
 from opusd.core.limits import Agent
@@ -137,8 +137,7 @@ def answer(decision: Decision, job: Job, spec: Spec, question: int | str, text: 
 def refuse_escalated(job: Job) -> None:
     """A link of a chain is neither retried nor cancelled: its successor is the job now."""
     if job.extra is not None and job.extra.escalated_to is not None:
-        message = f"job {job.id} was escalated: job {job.extra.escalated_to} carries on, retry or cancel that one"
-        raise Conflict(message, escalated_to=job.extra.escalated_to)
+        raise Escalated(job.id, job.extra.escalated_to)
 
 
 def retry(decision: Decision, job: Job, *, fresh: bool, facts: Facts | None = None) -> Job:

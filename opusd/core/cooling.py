@@ -72,6 +72,20 @@ def limited(decision: Decision, agent: str, named: int | None, chance: float) ->
     return until
 
 
+def met(decision: Decision, job: Job, named: int | None) -> None:
+    """A running attempt meets a limit and waits by itself: until that is over it stands for the others as a probe."""
+    agent, now = job.terms.agent, decision.now
+    if named is not None and now < named <= now + BELIEVED:
+        limited(decision, agent, named, 0.0)
+        return
+    cooling = decision.state.cooling.get(agent)
+    if cooling is None:
+        _set(decision, agent, Cooling(until=now, strikes=0, probe=job.id, since=now))
+        decision.note("agent.cooling", detail={"agent": agent, "until": to_rfc3339(now + PROBE), "named": False})
+    elif cooling.probe == job.id:
+        _set(decision, agent, replace(cooling, since=now))
+
+
 def began(decision: Decision, job: Job) -> None:
     """A job of an agent whose cool-down is over: it is the probe."""
     cooling = decision.state.cooling.get(job.terms.agent)

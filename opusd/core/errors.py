@@ -67,6 +67,15 @@ class Conflict(OpusError):
     name = "conflict"
 
 
+class Escalated(Conflict):
+    """`link` carries on for the job, or another that carries on for it: retry or cancel the last."""
+
+    def __init__(self, job: int, link: int) -> None:
+        super().__init__(f"job {job} was escalated: job {link} carries on, retry or cancel that one", escalated_to=link)
+        self.job = job
+        self.link = link
+
+
 class QueueFull(OpusError):
     """`data`: queued, max_queued, retry_after (seconds)."""
 

@@ -67,10 +67,10 @@ def carry_on(decision: Decision, job: Job, spec: Spec, previous: dict[str, Any])
 
 
 def words(previous: list[dict[str, Any]]) -> str:
-    """What happened before, put before the prompt."""
+    """What happened before, to be put before the prompt."""
     lines = ["Earlier attempts at this task failed. What is known of them:"]
     for one in previous:
         lines.append(f"- {one.get('agent')}: {one.get('class')}: {one.get('message')}")
         if one.get("output_tail"):
             lines += ["  The end of its output:", *(f"  > {line}" for line in str(one["output_tail"]).splitlines())]
-    return "\n".join([*lines, "", ""])
+    return "\n".join(lines)

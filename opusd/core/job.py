@@ -228,12 +228,17 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the attempts have brought so far; the wire's `result`, `error`, `usage`, `session_id` and `workdir`."""
+    """What the attempts have brought so far; the wire's `result`, `error`, `usage`, `session_id` and `workdir`.
+
+    A session belongs to `session_agent`, which alone can take it up; `session_usage` is what was used in it.
+    """
 
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     usage: dict[str, Any] | None = None
     session_id: str | None = None
+    session_agent: str | None = None
+    session_usage: dict[str, Any] | None = None
     workdir: str | None = None
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from opusd.api import results
-from opusd.core.errors import Conflict, InternalError, InvalidParams, NotFound, OpusError
+from opusd.core.errors import Conflict, Escalated, InternalError, InvalidParams, NotFound, OpusError
 from opusd.core.lifecycle import FINAL
-from opusd.dispatcher.views import Snapshot, snapshot, view
+from opusd.dispatcher.views import Live, Snapshot, snapshot, view
 from opusd.dispatcher.writer import Undone
 from opusd.store.base import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
     from opusd.api import types as wire
     from opusd.core.access import Caller
@@ -43,13 +44,15 @@ class Desk:
         self.store = engine.store
         self.writer = engine.writer
         self.clock = engine.clock
-        self.progress: dict[int, wire.Progress] = {}  # of running attempts; not kept
+        self.live: dict[int, Live] = {}  # of running attempts; not kept
 
     def released(self, changes: Iterable[Change]) -> None:
-        """These changes are on disk: what an attempt said of its progress goes with it."""
+        """These changes are on disk: what an attempt said of itself while it ran goes with it."""
+        if not self.live:
+            return
         for change in changes:
             if change.after.run is None:
-                self.progress.pop(change.after.id, None)
+                self.live.pop(change.after.id, None)
 
     def now(self) -> int:
         return self.clock.now()
@@ -104,12 +107,22 @@ class Desk:
         """Decide `verb` on one job and show the job as it is then."""
         async with session.turn:
             job = await self.current(ref)
-            future = self.writer.command(partial(self.decided, job=job, verb=verb), session.caller.actor)
+            async with self._naming_the_last():
+                future = self.writer.command(partial(self.decided, job=job, verb=verb), session.caller.actor)
         try:
             seen = await future
         except InternalError as error:
             raise _moved_on(job.id, error) from error
         return await self.show(seen)
+
+    async def last_link(self, number: int) -> int:
+        """The job that carries on for this one, over any number of escalations; or itself."""
+        while number not in self.state.jobs:
+            job = (await self._on_disk(number, "$.id")).job
+            if job.extra is None or job.extra.escalated_to is None:
+                break
+            number = job.extra.escalated_to
+        return number
 
     async def change_many(
         self, session: Session, refs: Sequence[Ref], verb: Callable[[Decision, Job], Job]
@@ -117,10 +130,25 @@ class Desk:
         """The same for several jobs in one decision: all or none."""
         async with session.turn:
             jobs = [await self.current(ref) for ref in dict.fromkeys(refs)]
-            future = self.writer.command(
+            future = await self.decide_many(session, jobs, verb)
+        return await self.show_many(await future)
+
+    async def decide_many(
+        self, session: Session, jobs: Sequence[Job], verb: Callable[[Decision, Job], Job]
+    ) -> asyncio.Future[list[Snapshot]]:
+        """Decide `verb` on each of these jobs, all or none, now; what was decided comes when it is on disk."""
+        async with self._naming_the_last():
+            return self.writer.command(
                 lambda decision: [self.decided(decision, job, verb) for job in jobs], session.caller.actor
             )
-        return await self.show_many(await future)
+
+    @asynccontextmanager
+    async def _naming_the_last(self) -> AsyncIterator[None]:
+        """Whoever names a link of a chain that has gone on is told which job is the last."""
+        try:
+            yield
+        except Escalated as refused:
+            raise Escalated(refused.job, await self.last_link(refused.link)) from None
 
     def decided(self, decision: Decision, job: Job, verb: Callable[[Decision, Job], Job]) -> Snapshot:
         """`job` may be out of date: what memory or this decision has of it goes first."""
@@ -150,7 +178,7 @@ class Desk:
             record.spec,
             record.outcome,
             full=full,
-            progress=self.progress.get(number),
+            live=self.live.get(number),
             dependents=dependents.get(number, ()),
         )
 

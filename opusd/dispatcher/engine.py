@@ -7,29 +7,28 @@ are acts after the commit of what they follow from. Must not know the wire.
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import secrets
-import signal
-from functools import partial
-from random import random
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import msgspec
-from msgspec.structs import replace
-
+from opusd.agents.adapters.text import Text
+from opusd.agents.follow import Follower, Listening
 from opusd.agents.spec import Adopted, Ended, Launch, NeverRan, Report, Started
 from opusd.core import attempts, scheduler
 from opusd.core.attempts import End
-from opusd.core.errors import InternalError, OpusError, StorageUnavailable
+from opusd.core.errors import OpusError, StorageUnavailable
 from opusd.core.job import Job, Outcome
 from opusd.core.retry import FailureClass
+from opusd.dispatcher.endings import Endings, ended
+from opusd.dispatcher.liveness import Liveness
 from opusd.dispatcher.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from opusd.agents.spec import Exit
+    from opusd.agents.adapters.base import Observation
+    from opusd.agents.attempt import Key
+    from opusd.agents.spec import Chunk
     from opusd.clock import Clock
     from opusd.core.decision import Decision
     from opusd.core.job import Change, Event, Spec
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 _LONGEST_SLEEP: Final = 30.0
 _BREATHER: Final = 1_000_000
 _TOKENS: Final = 30_000
-_NO_ROOM: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
-"""A spawn that failed for these says nothing of the job: it is put back, and tried again a second later."""
 
 
 class Pool(Protocol):
@@ -49,13 +46,16 @@ class Pool(Protocol):
     def start(self, launch: Launch) -> None: ...
     def stop(self, job: int, attempt: int, grace: float) -> None: ...
     def set_deadline(self, job: int, attempt: int, seconds: float | None) -> None: ...
+    async def read_output(self, job: int, attempt: int, offset: int, limit: int, wait_s: float) -> Chunk: ...
     async def recover(self, running: Sequence[tuple[int, int, str, float | None]]) -> None: ...
 
 
 class Engine:
-    """`prepare(job, spec, token)` makes the Launch of an attempt, or raises OpusError for a class `config` failure.
+    """`prepare(job, spec, outcome, token)` makes an attempt's Launch, or raises OpusError for a class `config` failure.
 
-    `released` is told of all that is on disk; `log(event, **fields)` takes what a person should know.
+    `listen(job, outcome)` says how its output is understood; None: its exit says all. `released` is told of all that
+    is on disk; `log(event, **fields)` takes what a person should know. `hearing` is told what attempts say of
+    themselves while they run.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class Engine:
         store: Store,
         clock: Clock,
         *,
-        prepare: Callable[[Job, Spec, str], Launch],
+        prepare: Callable[[Job, Spec, Outcome, str], Launch],
+        listen: Callable[[Job, Outcome], Listening | None],
         released: Callable[[list[Change], list[Event]], None],
         log: Callable[..., None],
     ) -> None:
@@ -73,7 +74,10 @@ class Engine:
         self.clock = clock
         self.pool: Pool | None = None
         self.loop_lag = 0.0
+        self.liveness = Liveness(state)
+        self.hearing: Callable[[Key, list[Observation]], None] = _unheard
         self._prepare = prepare
+        self._listen = listen
         self._log = log
         self._due = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -81,13 +85,16 @@ class Engine:
         self._launches: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._stopped: set[tuple[int, int]] = set()
         self._recovered: set[tuple[int, int]] = set()
+        self._follower: Follower | None = None
         self.writer = Writer(state, store, clock, released=released, changed=self._due.set, log=log)
+        self._endings = Endings(state, store, clock, self.writer, log)
 
     # --- the loop ---------------------------------------------------------------------------------
 
     async def recover(self, pool: Pool) -> None:
         """Take up the attempts that the registry calls running: adopt, put back, or learn how they ended."""
         self.pool = pool
+        self._follower = Follower(pool.read_output, self._heard, self._log)
         now = self.clock.now()
         running = []
         for job in self.state.running.values():
@@ -114,9 +121,12 @@ class Engine:
         if self.writer.degraded is not None:
             return None
         plan = scheduler.Plan()
+        stalled, left = self.liveness.look(self.clock.monotonic())
 
         def decide(decision: Decision) -> None:
             nonlocal plan
+            for job in stalled:
+                self._stall(decision, job)
             plan = scheduler.tick(decision, self._mint)
             for job in plan.start:
                 self._launch_after(decision, job)
@@ -124,7 +134,14 @@ class Engine:
                 self.stop_after(decision, job)
 
         self.writer.fact(decide)
-        return plan.wake_at
+        moments = [plan.wake_at, None if left is None else self.clock.now() + int(left * 1e6)]
+        return min((at for at in moments if at is not None), default=None)
+
+    def _stall(self, decision: Decision, job: Job) -> None:
+        """End a silent attempt, unless something became of it since it was looked at."""
+        current = self.state.jobs.get(job.id)
+        if current is not None and current.run == job.run:
+            self.stop_after(decision, attempts.stall(decision, current, self.state.limits.grace))
 
     def poke(self) -> None:
         """Something outside the jobs changed that dispatch depends on: tick again."""
@@ -203,12 +220,16 @@ class Engine:
         token = self._tokens.pop(run.attempt_id)
         unbegun = End(failure=FailureClass.LOST, message="never launched", never_ran=True)
         launch: Launch | None = None
+        listening: Listening | None = None
         failed: Exception | None = None
         try:
-            launch = self._prepare(job, (await self.store.records([job.id]))[0].spec, token)
+            record = (await self.store.records([job.id]))[0]
+            launch = self._prepare(job, record.spec, record.outcome, token)
+            listening = self._listen(job, record.outcome)
         except OpusError as error:
             if not isinstance(error, StorageUnavailable):
-                await self._end(job.id, run.attempt, End(failure=FailureClass.CONFIG, message=error.message))
+                end = End(failure=FailureClass.CONFIG, message=error.message)
+                await self._endings.commit(job.id, run.attempt, end)
                 return
             failed = error
         except Exception as error:  # noqa: BLE001 - the top of a task: the attempt must not stay half begun
@@ -216,14 +237,15 @@ class Engine:
         if launch is None:  # that says nothing of the job: it is put back, and tried again a second later
             self._log("launch.failed", level="error", job=job.id, attempt=run.attempt, message=repr(failed))
             self.state.breather = self.clock.now() + _BREATHER
-            await self._end(job.id, run.attempt, unbegun)
+            await self._endings.commit(job.id, run.attempt, unbegun)
             return
         current = self.state.jobs.get(job.id)
         if current is None or current.run is None or current.run.ending is not None:
             # Ended before it was launched: nothing runs, and nothing is to be started.
-            await self._end(job.id, run.attempt, unbegun)
+            await self._endings.commit(job.id, run.attempt, unbegun)
             return
         self.pool.start(launch)
+        self._follow(_key(job), listening)
 
     # --- what the pool reports --------------------------------------------------------------------
 
@@ -236,48 +258,71 @@ class Engine:
             case Adopted():
                 self._log("attempt.adopted", job=report.job, attempt=report.attempt, pid=report.shim_pid)
                 job = self.state.jobs.get(report.job)
-                if job is not None and key not in self._stopped:
-                    self._stop(job)
+                if job is not None:
+                    self.spawn(self._follow_adopted(job))
+                    if key not in self._stopped:
+                        self._stop(job)
             case NeverRan():
                 self._stopped.discard(key)
+                if self._follower is not None:
+                    self._follower.forget(key)
                 end = End(failure=FailureClass.LOST, message="the attempt never began", never_ran=True)
-                self.spawn(self._end(report.job, report.attempt, end))
+                self.spawn(self._endings.commit(report.job, report.attempt, end))
             case Ended():
-                end = ended(report, first=key not in self._stopped and not report.asked)
-                if end.never_ran:
-                    self.state.breather = self.clock.now() + _BREATHER
-                    self._log("machine.full", level="warning", job=report.job, message=report.exit.message)
+                first = key not in self._stopped and not report.asked
                 self._stopped.discard(key)
-                self.spawn(self._end(report.job, report.attempt, end))
+                self.spawn(self._over(report, first=first))
 
-    async def _end(self, number: int, attempt: int, end: End) -> None:
-        """Commit an attempt's end; what earlier attempts brought is kept unless this one brings its own."""
-        job = self.state.jobs.get(number)
-        if job is None or job.run is None or job.run.attempt != attempt:
+    async def _over(self, report: Ended, *, first: bool) -> None:
+        """An attempt's processes are gone: hear the rest of what it said, judge, and commit its end."""
+        key = (report.job, report.attempt)
+        self.liveness.forget(key)
+        job = self.state.jobs.get(report.job)
+        if job is None or not self._endings.under_way(*key) or self._follower is None:
             return
-        outcome = Outcome() if attempt == 1 else await self._outcome(number)
-        try:
-            await self.writer.fact(partial(self._decide_end, number, attempt, end, outcome))
-        except InternalError as error:
-            # What the attempt brought can't be kept; that it is over must be.
-            self._log("result.refused", level="error", job=number, attempt=attempt, message=error.message)
-            bare = replace(end, result=None, usage=None, detail={"result_ignored": error.message})
-            await self.writer.fact(partial(self._decide_end, number, attempt, bare, outcome))
+        listening = await self._listening(job)
+        now, tail = self.clock.now(), report.output_tail
+        if listening is None:
+            verdict = Text().end(report.exit, now, tail)
+        else:
+            verdict = await self._follower.verdict(key, listening, report.exit, now, tail)
+        end = ended(report, verdict, first=first)
+        if end.never_ran:
+            self.state.breather = self.clock.now() + _BREATHER
+            self._log("machine.full", level="warning", job=report.job, message=report.exit.message)
+        await self._endings.commit(*key, end)
 
-    def _decide_end(self, number: int, attempt: int, end: End, outcome: Outcome, decision: Decision) -> None:
-        current = self.state.jobs.get(number)
-        if current is not None:
-            attempts.end(decision, current, attempt, end, outcome)
+    # --- what attempts say ------------------------------------------------------------------------
 
-    async def _outcome(self, number: int) -> Outcome:
-        """What earlier attempts brought; an end is a fact, so it waits for a registry that can't be read now."""
-        never = asyncio.Event()
-        while True:
-            try:
-                return (await self.store.records([number]))[0].outcome
-            except OpusError as error:
-                self._log("storage.unreadable", level="error", job=number, message=error.message)
-                await self.clock.wait(never, 1.0)
+    def _follow(self, key: Key, listening: Listening | None) -> None:
+        self.liveness.heard(key, self.clock.monotonic())
+        self._due.set()  # silence is counted from here
+        if listening is not None and self._follower is not None:
+            self._follower.follow(key, listening)
+
+    async def _follow_adopted(self, job: Job) -> None:
+        listening = await self._listening(job)
+        if self._endings.under_way(*_key(job)):
+            self._follow(_key(job), listening)
+
+    async def _listening(self, job: Job) -> Listening | None:
+        """How this attempt is listened to; what was used before in its session is asked for where it matters."""
+        outcome = Outcome()
+        listening = self._listen(job, outcome)
+        if listening is None or job.run is None or job.run.attempt == 1:
+            return listening
+        return self._listen(job, (await self._endings.record(job.id)).outcome)
+
+    def _heard(self, key: Key, seen: list[Observation], active: bool) -> None:
+        if active:
+            self.liveness.heard(key, self.clock.monotonic())
+        if seen and self._endings.under_way(*key):
+            self.hearing(key, seen)
+
+    def close(self) -> None:
+        """Listen to nobody any more; call it before the pool closes."""
+        if self._follower is not None:
+            self._follower.close()
 
     # --- who is asking ----------------------------------------------------------------------------
 
@@ -295,6 +340,10 @@ class Engine:
         )
 
 
+def _unheard(key: Key, seen: list[Observation]) -> None:
+    """Until somebody wants to know."""
+
+
 def hash_token(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
@@ -302,42 +351,3 @@ def hash_token(token: str) -> bytes:
 def _key(job: Job) -> tuple[int, int]:
     assert job.run is not None
     return job.id, job.run.attempt
-
-
-def ended(report: Ended, *, first: bool) -> End:
-    """The core's End of what the pool saw. Exit code 0 is success; `exec` and plain agents say no more."""
-    failure, message = _failure(report.exit)
-    detail: dict[str, Any] = {}
-    data: Any = None
-    if report.result is not None:
-        data = msgspec.json.decode(report.result)
-    if report.result_problem is not None:
-        detail["result_ignored"] = report.result_problem
-    summary = report.output_tail.strip()
-    return End(
-        failure=failure,
-        message=message,
-        exit_code=report.exit.code,
-        signal=report.exit.signal,
-        result={"summary": summary, "data": data},
-        log_bytes=report.log_bytes,
-        first=first,
-        never_ran=report.exit.kind == "spawn" and report.exit.errno in _NO_ROOM,
-        chance=random(),
-        detail=detail,
-    )
-
-
-def _failure(how: Exit) -> tuple[FailureClass | None, str | None]:
-    match how.kind:
-        case "exit" if how.code == 0:
-            return None, None
-        case "exit":
-            return FailureClass.AGENT_ERROR, how.message or f"exited with code {how.code}"
-        case "signal":
-            name = signal.Signals(how.signal).name if how.signal in set(signal.Signals) else f"signal {how.signal}"
-            return FailureClass.AGENT_ERROR, how.message or f"ended by {name}"
-        case "spawn":
-            return FailureClass.SPAWN, how.message
-        case "lost":
-            return FailureClass.LOST, how.message

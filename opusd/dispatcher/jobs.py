@@ -129,7 +129,7 @@ class JobVerbs:
                         ids.add(ref)
                     elif isinstance(ref, str) and ref not in own and ref not in state.keys and ref not in known:
                         keys.add(ref)
-            found = [number for number, _ in facts.keys.values()]
+            found = [*(number for number, _ in facts.keys.values()), *facts.links.values()]
             ids |= {number for number in found if number not in state.jobs and number not in known}
             root = self._root(caller)
             if root is not None and root not in state.tree_sizes and root not in facts.tree_sizes:
@@ -143,7 +143,10 @@ class JobVerbs:
             if keys:
                 facts.keys.update(await desk.store.by_key(sorted(keys)))
             for record in await desk.store.records(sorted(ids)) if ids else ():
-                facts.finals[record.job.id] = (record.job.status, record.job.ancestors)
+                job = record.job
+                facts.finals[job.id] = (job.status, job.ancestors)
+                if job.extra is not None and job.extra.escalated_to is not None:
+                    facts.links[job.id] = job.extra.escalated_to
 
     def _root(self, caller: Caller) -> int | None:
         job = self._desk.state.jobs.get(caller.job) if caller.agent and caller.job is not None else None
@@ -257,10 +260,7 @@ class JobVerbs:
         async with session.turn:
             if params.cascade:
                 refs += await self._disappointed(refs)
-            jobs = await self._to_retry(refs, facts)
-            future = desk.writer.command(
-                lambda decision: [desk.decided(decision, job, verb) for job in jobs], session.caller.actor
-            )
+            future = await desk.decide_many(session, await self._to_retry(refs, facts), verb)
         return await desk.show_many(await future)
 
     async def _to_retry(self, refs: Sequence[Ref], facts: Facts) -> list[Job]:

@@ -5,31 +5,44 @@ No shell sees job text. Prompts and values of variables are never logged from he
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from opusd.agents.adapters import adapter
+from opusd.agents.adapters.base import Usage
 from opusd.agents.environment import build_argv, build_env, resolve_env
+from opusd.agents.follow import Listening
 from opusd.agents.spec import MIB, Launch
 from opusd.core.errors import InvalidParams
+from opusd.dispatcher.prompts import prompt_for, resumes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from datetime import tzinfo
 
-    from opusd.core.job import Job, Spec
+    from opusd.core.job import Job, Outcome, Spec
 
 
 class Program(msgspec.Struct, frozen=True):
-    """How an agent's program is called. No `argv`: the job's own command is."""
+    """How an agent's program is called, and understood. No `argv`: the job's own command is.
+
+    `resume_argv` takes up the session that it names by {session_id}. `listens`: its output is read while it runs.
+    """
 
     argv: tuple[str, ...] = ()
+    resume_argv: tuple[str, ...] = ()
     stdin: str = "prompt"
+    output: str = "text"
+    progress_pattern: str | None = None
+    listens: bool = False
     env: dict[str, str | dict[str, str]] = {}
     env_pass: tuple[str, ...] = ()
 
 
 class Launching:
-    """`base` is the daemon's environment."""
+    """`base` is the daemon's environment, `zone()` the one that programs' clock times are in."""
 
     def __init__(
         self,
@@ -37,6 +50,7 @@ class Launching:
         programs: Mapping[str, Program],
         base: Mapping[str, str],
         socket: str,
+        zone: Callable[[], tzinfo],
         head: int = 8 * MIB,
         tail: int = 56 * MIB,
         grace: float = 10.0,
@@ -44,6 +58,7 @@ class Launching:
     ) -> None:
         self._base = base
         self._socket = socket
+        self._zone = zone
         self._umask = umask
         self.configure(programs=programs, head=head, tail=tail, grace=grace)
 
@@ -54,7 +69,22 @@ class Launching:
         self._tail = tail
         self._grace = grace
 
-    def prepare(self, job: Job, spec: Spec, token: str) -> Launch:
+    def listen(self, job: Job, outcome: Outcome) -> Listening | None:
+        """How the output of the attempt under way is understood; None: it is not read while it runs."""
+        program = self.programs.get(job.terms.agent)
+        if program is None or not program.listens:
+            return None
+        before = outcome.session_usage if self._session(program, job, outcome) is not None else None
+        usage = None if before is None else msgspec.convert(before, Usage)
+        sign = None if program.progress_pattern is None else re.compile(program.progress_pattern)
+        return Listening(adapter=adapter(program.output, self._zone(), usage), sign=sign)
+
+    @staticmethod
+    def _session(program: Program, job: Job, outcome: Outcome) -> str | None:
+        """The session that the attempt takes up."""
+        return resumes(job, outcome) if program.resume_argv else None
+
+    def prepare(self, job: Job, spec: Spec, outcome: Outcome, token: str) -> Launch:
         """The Launch of the attempt under way; OpusError when what the job or agent names can't be had."""
         run = job.run
         assert run is not None
@@ -62,17 +92,20 @@ class Launching:
         if program is None:
             message = f"agent {job.terms.agent} is not configured"
             raise InvalidParams(message)
+        session = self._session(program, job, outcome)
+        prompt = prompt_for(job, spec, outcome, resumed=session is not None)
         values = {
-            "prompt": spec.prompt or "",
+            "prompt": prompt or "",
             "title": spec.title,
             "job_id": str(job.id),
             "attempt": str(run.attempt),
             "cwd": spec.cwd,
             "workdir": spec.cwd,
             "key": job.key or "",
-            "session_id": "",
+            "session_id": session or "",
         }
-        argv = build_argv(list(program.argv), values) if program.argv else list(spec.command or ())
+        template = program.argv if session is None else program.resume_argv
+        argv = build_argv(list(template), values) if template else list(spec.command or ())
         if not argv:
             message = f"agent {job.terms.agent} has no argv: set it in config.toml"
             raise InvalidParams(message)
@@ -93,7 +126,7 @@ class Launching:
             argv=argv,
             env=env,
             workdir=spec.cwd,
-            stdin=_stdin(program, spec),
+            stdin=_stdin(program, spec, prompt),
             head=self._head,
             tail=self._tail,
             deadline_s=None if job.terms.timeout is None else job.terms.timeout / 1e6,
@@ -102,10 +135,10 @@ class Launching:
         )
 
 
-def _stdin(program: Program, spec: Spec) -> bytes | None:
+def _stdin(program: Program, spec: Spec, prompt: str | None) -> bytes | None:
     match program.stdin:
-        case "prompt" if spec.prompt is not None:
-            return spec.prompt.encode()
+        case "prompt" if prompt is not None:
+            return prompt.encode()
         case "payload":
             return msgspec.json.encode(spec.payload)
         case _:

@@ -153,9 +153,22 @@ class ReadVerbs:
         return results.History(
             events=[event_view(event) for event in events[-_HISTORY:]],
             attempts=[attempt_view(row) for row in rows],
-            chain=[number],
+            chain=await self._chain(number),
             truncated=len(events) > _HISTORY,
         )
+
+    async def _chain(self, number: int) -> list[int]:
+        """The links of this job's chain of escalation, first to last."""
+        chain = [number]
+        for onward in (True, False):
+            link: int | None = number
+            while link is not None:
+                found = await self._desk.store.records([link])  # none: it is past its retention
+                extra = found[0].job.extra if found else None
+                link = None if extra is None else extra.escalated_to if onward else extra.escalated_from
+                if link is not None:
+                    chain.insert(len(chain) if onward else 0, link)
+        return chain
 
     async def job_why(self, session: Session, params: p.JobWhy) -> results.Why:
         async with session.turn:

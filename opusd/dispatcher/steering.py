@@ -5,30 +5,27 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from opusd.api import results
 from opusd.core import commands
 from opusd.core.access import require_person
 from opusd.core.errors import Forbidden, InvalidParams, LeaseLost, NotFound
-from opusd.core.job import Event
 from opusd.core.times import parse_duration
 from opusd.dispatcher.intake import read
 
 if TYPE_CHECKING:
     from opusd.api import params as p
     from opusd.dispatcher.desk import Desk, Session
-    from opusd.dispatcher.feed import Feed
+    from opusd.dispatcher.hearing import Hearing
     from opusd.dispatcher.reads import ReadVerbs
     from opusd.dispatcher.waits import Waits
 
 
 class SteeringVerbs:
-    def __init__(self, desk: Desk, reads: ReadVerbs, waits: Waits, feed: Feed) -> None:
+    def __init__(self, desk: Desk, reads: ReadVerbs, waits: Waits, hearing: Hearing) -> None:
         self._desk = desk
         self._reads = reads
         self._waits = waits
-        self._feed = feed
+        self._hearing = hearing
 
     async def queue_pause(self, session: Session, params: p.QueuePause) -> results.Status:
         require_person(session.caller, "pausing the queue")
@@ -81,22 +78,13 @@ class SteeringVerbs:
         if caller.agent and caller.job not in (None, number):
             message = f"the agent of job {caller.job} may report on itself alone"
             raise Forbidden(message)
+        desk.engine.liveness.heard(named, desk.clock.monotonic())
         if params.progress is not None:
             fraction = params.progress.fraction
             if fraction is not None and not 0 <= fraction <= 1:
                 message = "progress.fraction is between 0 and 1"
                 raise InvalidParams(message, path="$.progress.fraction")
-            desk.progress[number] = params.progress
-            event = Event(
-                cursor=self._feed.cursor,
-                time=desk.now(),
-                kind="job.progress",
-                job=number,
-                attempt=job.run.attempt,
-                actor=f"job:{number}",
-                detail=msgspec.to_builtins(params.progress),
-            )
-            self._feed.publish(event, job.terms.group)
+            self._hearing.progress(job, job.run.attempt, params.progress)
         return results.Heartbeat(expires_at=None, cancel=job.run.ending is not None)
 
     def _paused_name(self, agent: str | None, group: str | None) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import UNSET
+from msgspec.structs import asdict
 
+from opusd.agents.adapters.base import Usage
 from opusd.api import types as wire
 from opusd.core import explain
-from opusd.core.job import Attempt, Event, Job, Outcome, Spec
+from opusd.core.attempts import add_usage
+from opusd.core.job import PLAIN, Attempt, Event, Job, Outcome, Question, Spec
 from opusd.core.lifecycle import Status
 from opusd.core.order import Heir, score
 from opusd.core.retry import RETRIED
@@ -52,13 +55,24 @@ def snapshot(state: State, job: Job, now: int) -> Snapshot:
     )
 
 
+class Live(msgspec.Struct):
+    """What a running attempt has said of itself; the registry hears of it when the attempt is over."""
+
+    progress: wire.Progress | None = None
+    session_id: str | None = None
+    usage: Usage | None = None
+
+
+_SILENT: Final = Live()
+
+
 def view(
     seen: Snapshot,
     spec: Spec,
     outcome: Outcome,
     *,
     full: bool = True,
-    progress: wire.Progress | None = None,
+    live: Live | None = None,
     dependents: Sequence[int] | None = None,
 ) -> wire.Job:
     """The wire's Job; without `full` its long fields are left out.
@@ -66,6 +80,7 @@ def view(
     `dependents` are those of the registry, where every edge is; None: of a new job, whose memory knows all.
     """
     job, terms, run = seen.job, seen.job.terms, seen.job.run
+    extra, said = job.extra or PLAIN, live or _SILENT
     return wire.Job(
         id=job.id,
         status=job.status.value,
@@ -114,11 +129,14 @@ def view(
         completed_at=_time(job.completed_at),
         expires_at=_time(job.expires_at),
         timeout_at=None if run is None else _time(run.timeout_at),
-        progress=progress,
+        progress=said.progress,
         error=None if outcome.error is None else msgspec.convert(outcome.error, wire.Failure),
-        usage=None if outcome.usage is None else msgspec.convert(outcome.usage, wire.Usage),
-        session_id=outcome.session_id,
+        usage=_usage(outcome.usage, said.usage),
+        session_id=said.session_id or outcome.session_id,
         workdir=outcome.workdir or (spec.cwd if job.attempts else None),
+        question=None if extra.question is None else _question(extra.question),
+        escalated_from=extra.escalated_from,
+        escalated_to=extra.escalated_to,
         submitted_by=terms.submitted_by,
         version=job.version,
         prompt=spec.prompt if full else UNSET,
@@ -171,11 +189,23 @@ def _time(at: int | None) -> str | None:
 
 def _final_reason(job: Job, outcome: Outcome) -> str:
     """A finished job's reason is how it ended."""
+    if job.extra is not None and job.extra.escalated_to is not None:
+        return f"escalated to job {job.extra.escalated_to}, which carries on"
     if job.status is Status.FAILED and outcome.error is not None:
         return f"{outcome.error.get('class')}: {outcome.error.get('message')}"
     if job.status is Status.EXPIRED:
         return "no attempt had begun within its expires_in"
     return ""
+
+
+def _question(question: Question) -> wire.Question:
+    return wire.Question(id=question.id, text=question.text, options=list(question.options))
+
+
+def _usage(ended: dict[str, Any] | None, live: Usage | None) -> wire.Usage | None:
+    """Of the attempts that have ended and the one that runs."""
+    used = add_usage(ended, None if live is None else asdict(live))
+    return None if used is None else msgspec.convert(used, wire.Usage)
 
 
 @lru_cache(maxsize=256)

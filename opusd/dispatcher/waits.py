@@ -56,20 +56,35 @@ class Waits:
             deadline = desk.clock.monotonic() + read("$", "timeout", parse_duration, params.timeout) / 1e6
         async with session.turn:
             numbers = await self._numbers(params)
+            links = {number: await desk.last_link(number) for number in numbers}
             caller = session.caller.job if session.caller.agent else None
             if caller is not None:
-                self._check_end(caller, numbers)
-        with self._watching(numbers) as changed, self._as_waiting(caller, numbers):
-            while True:
-                changed.clear()
-                if self._over(numbers, params):
-                    seen = [await desk.look(number) for number in numbers]
-                    if _enough([_met(one.job, params.until) for one in seen], any_=params.any):
-                        return await self._waited(seen, done=True)
-                    continue
-                left = None if deadline is None else deadline - desk.clock.monotonic()
-                if not await desk.clock.wait(changed, left):
-                    return await self._waited([await desk.look(number) for number in numbers], done=False)
+                self._check_end(caller, list(links.values()))
+        while True:
+            awaited = list(dict.fromkeys(links.values()))
+            with self._watching(awaited) as changed, self._as_waiting(caller, awaited):
+                done = await self._until(awaited, params, changed, deadline)
+            later = {number: await desk.last_link(link) for number, link in links.items()}
+            if not done or later == links:
+                return await self._waited([await desk.look(number) for number in numbers], done=done)
+            links = later
+
+    async def _until(
+        self, numbers: list[int], params: p.JobWait, changed: asyncio.Event, deadline: float | None
+    ) -> bool:
+        """Until these are as asked, and that is on disk; false when the time is over first."""
+        desk = self._desk
+        assert desk is not None
+        while True:
+            changed.clear()
+            if self._over(numbers, params):
+                seen = [await desk.look(number) for number in numbers]
+                if _enough([_met(one.job, params.until) for one in seen], any_=params.any):
+                    return True
+                continue
+            left = None if deadline is None else deadline - desk.clock.monotonic()
+            if not await desk.clock.wait(changed, left):
+                return False
 
     async def _numbers(self, params: p.JobWait) -> list[int]:
         desk = self._desk

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from datetime import UTC, tzinfo
 
 START = 1_767_225_600_000_000
 """2026-01-01T00:00:00Z, where a FakeClock stands unless told."""
@@ -25,6 +26,9 @@ class FakeClock:
 
     def monotonic(self) -> float:
         return self._monotonic_us / 1_000_000
+
+    def zone(self) -> tzinfo:
+        return UTC
 
     @property
     def waiting(self) -> int:

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from opusd.agents.follow import Listening
     from opusd.core.decision import Decision
-    from opusd.core.job import Change, Event, Job, Spec
+    from opusd.core.job import Change, Event, Job, Outcome, Spec
 
 BOUND = 5.0
 
@@ -229,15 +230,27 @@ class EngineBench(Bench):
 
     def __init__(self, store: Paced, **changed: Any) -> None:
         super().__init__(store, **changed)
-        self.engine = Engine(self.state, store, self.clock, prepare=self._prepare, released=self.released, log=self.say)
+        self.engine = Engine(
+            self.state,
+            store,
+            self.clock,
+            prepare=self._prepare,
+            listen=self._listen,
+            released=self.released,
+            log=self.say,
+        )
         self.desk = Desk(self.engine)
         self.writer = self.engine.writer
         self.pool = ScriptedPool(report=self.engine.report)
         self.refusal: Exception | None = None
+        self.listening: Callable[[Job], Listening | None] = lambda _: None
         self.writing: asyncio.Task[None] | None = None
         self.turning: asyncio.Task[None] | None = None
 
-    def _prepare(self, job: Job, spec: Spec, token: str) -> Launch:
+    def _listen(self, job: Job, outcome: Outcome) -> Listening | None:
+        return self.listening(job)
+
+    def _prepare(self, job: Job, spec: Spec, outcome: Outcome, token: str) -> Launch:
         if self.refusal is not None:
             raise self.refusal
         run = job.run
@@ -260,6 +273,7 @@ class EngineBench(Bench):
         self.store.open_door()
         async with asyncio.timeout(BOUND):
             await self.engine.drained()
+        self.engine.close()
         self.writer.close()
         if self.writing is not None:
             async with asyncio.timeout(BOUND):
