@@ -36,6 +36,7 @@ _REPORT: Final = re.compile(
 _WRAPPED: Final = re.compile(r"\$?[\d.]+k?[ ,]|(?:sent|cache|write|hit|received|Cost|message|session)\b")
 _TALK: Final = re.compile(
     r"Aider v|(?:Main m|Weak m|Editor m|M)odel: |Git repo: |Repo-map: |https://aider\.chat/|Added .* to the chat"
+    r"|Restored previous conversation history\.$"
 )
 _DONE: Final = re.compile(r"(?:Applied edit to |Commit [0-9a-f]{7,40} )")
 _LONGEST_REPORT: Final = 300

@@ -5,7 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from opusd.agents.adapters import MEASURES, adapter
-from opusd.agents.adapters.base import Limited, Progress, Said, Session, Usage, UsageSeen, Verdict
+from opusd.agents.adapters.base import Asked, Limited, Progress, Said, Session, Usage, UsageSeen, Verdict
+from opusd.agents.spec import Exit
 from opusd.core.retry import FailureClass
 from opusd.core.times import SECOND
 
@@ -75,6 +76,32 @@ VERDICTS = {
     ("claude/terminated.jsonl", 143): failed(
         AGENT_ERROR, "exited with code 143 (SIGTERM)", "3eaaa330-ad8d-456c-89a8-6ffb21179afc"
     ),
+    ("claude/killed.jsonl", -9): failed(
+        AGENT_ERROR, "ended by SIGKILL", "3b46866b-c4ba-4517-8a53-9c12b6151f5d", used(1200, 1, 300)
+    ),
+    ("claude/killed_resumed.jsonl", 0): Verdict(
+        summary=DONE,
+        session_id="3b46866b-c4ba-4517-8a53-9c12b6151f5d",
+        usage=used(1200, 42, 300, 0.007199999999999999),
+    ),
+    ("claude/asked.jsonl", 0): Verdict(
+        summary=DONE,
+        session_id="14f6188e-01c8-45e0-ad46-c6b677daceed",
+        usage=used(2400, 84, 600, 0.014399999999999998),
+        question=("Which port should the service use?", ["8080", "9090"]),
+    ),
+    ("claude/answered.jsonl", 0): Verdict(
+        summary=DONE,
+        session_id="14f6188e-01c8-45e0-ad46-c6b677daceed",
+        usage=used(1200, 42, 300, 0.007199999999999999),
+    ),
+    ("claude/subscription_limit.jsonl", 1): failed(
+        LIMITED,
+        "You've hit your session limit · resets 5:07am (UTC)",
+        "d4f8f1ec-c280-497c-abdf-ebe7894f7433",
+        NOTHING,
+        limited_until=1_795_583_244 * SECOND,
+    ),
     ("claude/bad_flag.txt", 1): failed(CONFIG, "exited with code 1: error: unknown option '--no-such-flag'"),
     ("claude/unknown_session.jsonl", 1): failed(
         AGENT_ERROR,
@@ -108,6 +135,13 @@ VERDICTS = {
     ("codex/terminated.jsonl", 143): failed(
         AGENT_ERROR, "exited with code 143 (SIGTERM)", "01a20adf-43ac-79f3-81a0-0ecdc869e941"
     ),
+    ("codex/killed.jsonl", -9): failed(AGENT_ERROR, "ended by SIGKILL", "01a210e3-09a9-7a93-a3a9-54ff6893e78a"),
+    ("codex/killed_resumed.jsonl", 0): Verdict(
+        summary=DONE, session_id="01a210e3-09a9-7a93-a3a9-54ff6893e78a", usage=used(3000, 84, 600)
+    ),
+    ("codex/asked.jsonl", 0): Verdict(
+        summary=DONE, session_id="01a210e3-217b-7be2-a31f-5f13182ceea5", usage=used(3000, 84, 600)
+    ),
     ("codex/bad_flag.txt", 2): failed(CONFIG, "exited with code 2: error: unexpected argument '--no-such-flag' found"),
     ("codex/unknown_session.txt", 1): failed(
         AGENT_ERROR,
@@ -125,6 +159,12 @@ VERDICTS = {
     ("opencode/overloaded.jsonl", 1): failed(AGENT_ERROR, "The server is overloaded", "ses_df521e4ceffenfgSzMw6Nm87cX"),
     ("opencode/bad_model.jsonl", 1): failed(
         AGENT_ERROR, "Unexpected server error. Check server logs for details.", "ses_df52065e4ffeNEtdvO6qRDPrnn"
+    ),
+    ("opencode/killed.jsonl", -9): failed(
+        AGENT_ERROR, "ended by SIGKILL", "ses_def1cc3a8ffe103aPMwucMimPg", used(1500, 42, 0, 0.0)
+    ),
+    ("opencode/resumed.jsonl", 0): Verdict(
+        summary=DONE, session_id="ses_def1cc3a8ffe103aPMwucMimPg", usage=used(1500, 42, 0, 0.0)
     ),
     ("opencode/unknown_session.txt", 1): failed(
         AGENT_ERROR, "exited with code 1: Error: Session not found", session_unknown=True
@@ -147,6 +187,8 @@ VERDICTS = {
         "The API provider has rate limited you. Try again later or check your quotas.",
         limited_until=NOW + 2_500_000,
     ),
+    ("aider/killed.txt", -9): failed(AGENT_ERROR, "ended by SIGKILL"),
+    ("aider/resumed.txt", 0): Verdict(summary=f"parser.py\n{DONE}", usage=used(5000, 24, 0, 0.0066)),
     ("aider/bad_model.txt", 0): failed(
         CONFIG,
         "litellm.BadRequestError: LLM Provider NOT provided. Pass in the LLM provider you are trying to call. "
@@ -154,6 +196,11 @@ VERDICTS = {
         "`completion(model='huggingface/starcoder',..)` Learn more: https://docs.litellm.ai/docs/providers",
     ),
 }
+
+
+def ended(code):
+    """A code below 0 is a signal."""
+    return Exit(kind="exit", code=code) if code >= 0 else Exit(kind="signal", signal=-code)
 
 
 def expected(name, code, verdict):
@@ -165,23 +212,23 @@ def expected(name, code, verdict):
 @pytest.mark.parametrize(("name", "code"), VERDICTS)
 def test_a_capture_gives_its_verdict_whole_and_byte_by_byte(name, code, stream, watch):
     program, data = name.split("/")[0], stream(name)
-    seen, verdict = watch(program, data, code)
+    seen, verdict = watch(program, data, how=ended(code))
     wanted = VERDICTS[name, code]
     for field in Verdict.__struct_fields__:
         want = expected(name, code, verdict) if field == "summary" else getattr(wanted, field)
         assert getattr(verdict, field) == want, field
-    assert watch(program, data, code, cuts=range(len(data))) == (seen, verdict)
+    assert watch(program, data, how=ended(code), cuts=range(len(data))) == (seen, verdict)
 
 
 @pytest.mark.parametrize(("name", "code"), VERDICTS)
 def test_a_capture_gives_its_verdict_in_any_pieces(name, code, stream, watch):
     program, data = name.split("/")[0], stream(name)
-    whole = watch(program, data, code)
+    whole = watch(program, data, how=ended(code))
 
     @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.integers(0, len(data)), max_size=12))
     def holds(cuts):
-        assert watch(program, data, code, cuts=cuts) == whole
+        assert watch(program, data, how=ended(code), cuts=cuts) == whole
 
     holds()
 
@@ -213,6 +260,22 @@ def test_a_limit_that_a_program_waits_out_by_itself_is_seen_and_forgotten(stream
     ]
     assert verdict.failure is None
     assert verdict.limited_until is None
+
+
+def test_claude_asks_with_its_own_tool_where_somebody_may_be_asked(stream, watch):
+    """`--permission-prompt-tool stdio` offers the tool; nobody answers there, so the question is left for a person."""
+    seen, _ = watch("claude", stream("claude/asked.jsonl"))
+    assert Asked("Which port should the service use?", ["8080", "9090"]) in seen
+
+
+def test_a_limited_subscription_names_its_reset_before_claude_ends(stream, watch):
+    seen, _ = watch("claude", stream("claude/subscription_limit.jsonl"), 1)
+    assert Limited(1_795_583_244 * SECOND, "limit reached: five_hour") in seen
+
+
+def test_what_aider_says_of_a_restored_history_is_not_its_answer(stream, watch):
+    seen, _ = watch("aider", stream("aider/resumed.txt"))
+    assert next(one for one in seen if isinstance(one, Said)) == Said(DONE)
 
 
 def test_codex_counts_a_whole_session_and_its_adapter_what_is_new(stream, watch):
