@@ -16,6 +16,7 @@ from opusd.agents.environment import check_argv
 from opusd.agents.pool import AgentPool
 from opusd.clock import Clock, SystemClock
 from opusd.config import Config, ConfigError
+from opusd.config.shown import shown
 from opusd.core import cooling
 from opusd.core.errors import Conflict, OpusError
 from opusd.core.state import Pauses, State
@@ -250,17 +251,7 @@ class Daemon:
             "socket": str(self._settings.socket),
             "state_dir": str(self._settings.state_dir),
             "punches_holes": self._pool.punches_holes,
-            "config": {
-                "bound_hours": round(config.longest_wait_hours(), 2),
-                "max_concurrent": self._state.max_concurrent,
-                "interactive_slots": config.interactive_slots,
-                "max_queued": config.max_queued,
-                "default_agent": config.default_agent,
-                "agents": sorted(config.agents),
-                "routes": [route.name for route in config.routes],
-                "resources": config.resources,
-                "groups": config.groups,
-            },
+            "config": shown(config, self._state.max_concurrent),
         }
 
     def _reload(self) -> None:

@@ -169,7 +169,7 @@ class QueuePeek(Params, kw_only=True):
 class QueueCapacity(Params, kw_only=True):
     """The start is estimated from run times of the agent's jobs of this `type`, or of all its jobs.
 
-    `source` is taken, and changes nothing as long as no source has a quota.
+    For a job of this `source`, which has its quota; the caller's own has one too.
     """
 
     agent: str | None = None

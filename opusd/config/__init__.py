@@ -22,9 +22,12 @@ from opusd.config.machine import automatic_pool
 from opusd.config.tables import (
     Defaults,
     File,
+    Group,
     Log,
     Order,
     Output,
+    Quota,
+    Quotas,
     Retention,
     RouteTable,
     Security,
@@ -49,10 +52,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_queued: int
     max_depth: int
     max_children: int
+    max_submissions_per_minute: int | None
     order: Order
     defaults: Defaults
     resources: dict[str, int]
-    groups: dict[str, int]  # name -> max_running
+    quotas: Quotas
+    groups: dict[str, Group]
     routes: tuple[Route, ...]
     agents: dict[str, AgentConfig]
     retry: dict[str, Policy]  # the presets too
@@ -95,13 +100,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             max_queued=self.max_queued,
             max_depth=self.max_depth,
             max_children=self.max_children,
+            max_submissions_per_minute=self.max_submissions_per_minute,
             reserve_after=self.order.reserve_after,
             grace=self.defaults.grace,
             expires_in=self.defaults.expires_in,
             timeout=self.defaults.timeout,
             answer_in=self.defaults.answer_in,
             capacities=self.resources,
-            groups=self.groups,
+            submitter=None if self.quotas.submitter == Quota() else self.quotas.submitter.bounds,
+            sources={source: quota.bounds for source, quota in asdict(self.quotas.source).items() if quota != Quota()},
+            groups={name: group.bounds for name, group in self.groups.items()},
         )
 
 
@@ -141,10 +149,12 @@ def parse(data: Mapping[str, Any], *, pool: int = 3) -> Config:
         max_queued=file.max_queued,
         max_depth=file.max_depth,
         max_children=file.max_children,
+        max_submissions_per_minute=file.max_submissions_per_minute,
         order=file.order,
         defaults=file.defaults,
         resources=dict(file.resources),
-        groups={name: group.max_running for name, group in file.groups.items()},
+        quotas=file.quotas,
+        groups={str(name): group for name, group in file.groups.items()},
         routes=tuple(_route(number, route) for number, route in enumerate(file.routes, 1)),
         agents=agents,
         retry=policies,

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from opusd.config.decode import Duration, Name, Size
+from opusd.core import limits
 from opusd.core.order import Points
 from opusd.core.retry import FailureClass, Strategy
 from opusd.core.times import DAY, HOUR, MINUTE, SECOND
@@ -45,8 +46,34 @@ class Defaults(msgspec.Struct, frozen=True):
     answer_in: Duration = Duration(7 * DAY)
 
 
-class Group(msgspec.Struct, frozen=True):
-    max_running: AtLeastOne
+class Quota(msgspec.Struct, frozen=True):
+    max_queued: AtLeastOne | None = None
+    max_running: AtLeastOne | None = None
+
+    @property
+    def bounds(self) -> limits.Quota:
+        """What the core holds jobs to."""
+        return limits.Quota(
+            max_queued=limits.UNLIMITED if self.max_queued is None else self.max_queued,
+            max_running=limits.UNLIMITED if self.max_running is None else self.max_running,
+        )
+
+
+class SourceQuotas(msgspec.Struct, frozen=True):
+    user: Quota = Quota()
+    automated: Quota = Quota()
+    agent: Quota = Quota()
+
+
+class Quotas(msgspec.Struct, frozen=True):
+    """`submitter` holds for each one that submits: a person, or the agents of one root job."""
+
+    submitter: Quota = Quota()
+    source: SourceQuotas = SourceQuotas()
+
+
+class Group(Quota, frozen=True):
+    pass
 
 
 class Match(msgspec.Struct, frozen=True):
@@ -133,8 +160,10 @@ class File(msgspec.Struct, frozen=True):
     max_queued: AtLeastOne = 2_000_000
     max_depth: Count = 3
     max_children: Count = 50
+    max_submissions_per_minute: AtLeastOne | None = 60
     order: Order = Order()
     defaults: Defaults = Defaults()
+    quotas: Quotas = Quotas()
     resources: dict[NonEmpty, Count] = {}
     groups: dict[NonEmpty, Group] = {}
     routes: tuple[RouteTable, ...] = ()

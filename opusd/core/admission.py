@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec.structs import replace
 
+from opusd.core import quotas
 from opusd.core.access import Caller, may_submit, require_running
 from opusd.core.decision import judged, placement
 from opusd.core.dependencies import find_cycle, unsatisfied
@@ -88,6 +89,9 @@ def submit(
         if found is not None:
             known[index] = found
         names[submission.key] = -index - 1 if found is None else found
+    own = require_running(caller, state)
+    if own is not None and len(known) < len(submissions):
+        quotas.require_pace(decision, own.root, len(submissions) - len(known))
     queued = state.queued()
     numbers = {index: decision.next_id() for index in range(len(submissions)) if index not in known}
     names = {key: number if number > 0 else numbers[-number - 1] for key, number in names.items()}
@@ -152,7 +156,6 @@ def _room(state: State, agent: Agent, batch: _Batch) -> None:
 
 def _admit(decision: Decision, number: int, submission: Submission, batch: _Batch, caller: Caller) -> Job:
     state, limits, now = decision.state, decision.state.limits, decision.now
-    require_running(caller, state)
     ancestors = _ancestors(state, submission, batch, caller)
     terms = _terms(state, submission, caller, decision.actor)
     agent = limits.agents[terms.agent]
@@ -174,6 +177,7 @@ def _admit(decision: Decision, number: int, submission: Submission, batch: _Batc
         job = replace(job, status=status, queued_at=now if status is Status.QUEUED else None)
     if job.status is Status.QUEUED and not terms.interactive:  # a human's message comes in though machines filled it
         _room(state, agent, batch)
+        quotas.require_room(state, job)
     decision.put(None, job, "submitted", spec=submission.spec)
     return decision.cancel_unmet(job)
 

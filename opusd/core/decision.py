@@ -90,6 +90,10 @@ class Decision:
         self.settings[name] = value
         self._undo.append(restore)
 
+    def undone_by(self, restore: Callable[[], None]) -> None:
+        """What the caller changed in memory, and memory alone keeps, goes back by this."""
+        self._undo.append(restore)
+
     def next_id(self) -> int:
         self.state.last_job += 1
         return self.state.last_job

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from opusd.core import cooling, scheduler
+from opusd.core import cooling, quotas, scheduler
 from opusd.core.job import EdgeState, Ending, Job
 from opusd.core.lifecycle import Status
 from opusd.core.order import job_of
-from opusd.core.state import signature
 from opusd.core.times import to_rfc3339
 
 if TYPE_CHECKING:
@@ -159,9 +158,11 @@ def _above(state: State, job: Job) -> bool:
 
 def _resources(state: State, job: Job, now: int) -> list[Constraint]:
     terms, found = job.terms, []
-    limit = state.limits.groups.get(terms.group) if terms.group is not None else None
-    if limit is not None and terms.group is not None and state.group_running[terms.group] >= limit:
-        found.append(Constraint("group", f"group {terms.group} has its {limit} jobs running (max_running)"))
+    for account in state.accounts.binding(job):
+        if quotas.exhausted(state, account):
+            limit, kind = state.accounts.quota(account).max_running, account.partition(":")[0]
+            words = f"{quotas.words(account)} has its {limit} jobs running ({quotas.key(account, 'max_running')})"
+            found.append(Constraint("group" if kind == "group" else "quota", words))
     for name, amount in terms.needs:
         free = state.limits.capacity(name) - state.held_needs[name]
         if free < amount:
@@ -172,7 +173,7 @@ def _resources(state: State, job: Job, now: int) -> list[Constraint]:
     key = state.rank_key(job)
     reservation = scheduler.reservation(state, now)
     if not found and reservation is not None and key > reservation:
-        missing = scheduler.lacking(state, signature(terms), reservation, key)
+        missing = scheduler.lacking(state, state.signature(job), reservation, key)
         if missing is not None:
             found.append(
                 Constraint("reserved", f"{missing.partition(':')[2]} is reserved for job {job_of(reservation)}")

@@ -30,6 +30,13 @@ class Agent(msgspec.Struct, frozen=True):
     escalate_on: tuple[FailureClass, ...] | None = None  # None: ESCALATED
 
 
+class Quota(msgspec.Struct, frozen=True):
+    """How many jobs of one submitter, source or group may be queued, and how many may run."""
+
+    max_queued: int = UNLIMITED
+    max_running: int = UNLIMITED
+
+
 class Route(msgspec.Struct, frozen=True):
     """The first route of which every given field equals the job's names the agent."""
 
@@ -59,7 +66,10 @@ class Limits(msgspec.Struct, frozen=True):
     timeout: int | None = None
     answer_in: int = 7 * 24 * 60 * MINUTE
     capacities: dict[str, int] = {}
-    groups: dict[str, int] = {}  # name -> max_running
+    submitter: Quota | None = None  # of each one that submits
+    sources: dict[str, Quota] = {}
+    groups: dict[str, Quota] = {}
+    max_submissions_per_minute: int | None = 60  # by the agents of one root job
 
     def capacity(self, need: str) -> int:
         """A name that configuration does not know is a mutex."""

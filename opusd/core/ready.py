@@ -24,6 +24,7 @@ class Signature(NamedTuple):
     interactive: bool = False
     group: str | None = None
     needs: tuple[tuple[str, int], ...] = ()
+    quotas: tuple[str, ...] = ()  # the accounts that bound how many such jobs run
 
 
 PLAIN: Final = Signature()

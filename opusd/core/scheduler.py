@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from opusd.core import attempts, cooling
+from opusd.core import attempts, cooling, quotas
 from opusd.core.job import Job
 from opusd.core.lifecycle import Status, Step
 from opusd.core.order import job_of
@@ -143,11 +143,11 @@ def spread_until(state: State, agent: str) -> int | None:
 
 def lacking(state: State, signature: Signature, reserved: int | None = None, key: int = 0) -> str | None:
     """The name of the first thing that a job of this signature lacks beside slots, or None."""
-    group = signature.group
-    if group is not None:
-        limit = state.limits.groups.get(group)
-        if state.pauses.group(group) or (limit is not None and state.group_running[group] >= limit):
-            return f"group:{group}"
+    if state.pauses.group(signature.group):
+        return f"group:{signature.group}"
+    for account in signature.quotas:
+        if quotas.exhausted(state, account):
+            return f"quota:{account}"
     kept: dict[str, int] = {}
     if reserved is not None and key > reserved and signature.needs:
         kept = dict(state.jobs[job_of(reserved)].terms.needs)

@@ -6,14 +6,16 @@ here decides; what can be derived from the jobs is derived, so a rebuild from th
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
+from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from opusd.core.dependencies import Inheritance, unsatisfied
-from opusd.core.job import Job, Run, Terms
+from opusd.core.job import Job, Run
 from opusd.core.lifecycle import ALIVE, Status
 from opusd.core.order import Heir, key_at, place, rank_key
+from opusd.core.quotas import Accounts
 from opusd.core.ready import Lane, Signature
 
 if TYPE_CHECKING:
@@ -60,8 +62,9 @@ class State:
         self.tiers: Counter[int] = Counter()
         self.agents: Counter[str] = Counter()
         self.held_needs: Counter[str] = Counter()
-        self.group_running: Counter[str] = Counter()
+        self.accounts = Accounts(limits)
         self.tree_sizes: dict[int, int] = {}
+        self.submissions: dict[int, deque[int]] = {}  # root -> when its agents submitted, of the last minute
         self.cooling: dict[str, Cooling] = {}  # agents whose provider limits them
         self.last_start: dict[str, int] = {}  # agent -> when it last started a job, for starts_per_minute
         self.lent: set[int] = set()  # running jobs whose agent waits for its own tree
@@ -83,10 +86,11 @@ class State:
             for name, agent in limits.agents.items()
         }
         self.lanes = {}
-        alike: dict[int, tuple[Terms, list[int]]] = {}
+        self.accounts.relimit(limits, self.jobs.values())
+        alike: dict[int, tuple[Job, list[int]]] = {}
         for job in self.jobs.values():
             if job.status is Status.QUEUED:
-                alike.setdefault(id(job.terms), (job.terms, []))[1].append(self.rank_key(job))
+                alike.setdefault(id(job.terms), (job, []))[1].append(self.rank_key(job))
         self._fill_lanes(alike.values())
 
     # --- changes ----------------------------------------------------------------------------------
@@ -126,7 +130,7 @@ class State:
             self._forget_tree(job.root)
             return
         if new.status is Status.QUEUED:
-            self.lane(new.terms.agent).push(self.rank_key(new), signature(new.terms))
+            self.lane(new.terms.agent).push(self.rank_key(new), self.signature(new))
         if old is None or old.status is not new.status or old.terms is not new.terms or old.run is not new.run:
             self._count(new, 1)
         if new.status in ALIVE:
@@ -161,22 +165,24 @@ class State:
 
     def _load_queued(self, alike: Iterable[list[Job]]) -> None:
         """Lists of jobs of the same Terms: what those share is looked up once."""
-        found: list[tuple[Terms, list[int]]] = []
+        found: list[tuple[Job, list[int]]] = []
         for jobs in alike:
             terms = jobs[0].terms
             shared = place(jobs[0].tier, terms.boost, self.limits.points)
-            found.append((terms, [key_at(job.queued_at or 0, shared, job.id) for job in jobs]))
+            found.append((jobs[0], [key_at(job.queued_at or 0, shared, job.id) for job in jobs]))
             self.statuses[Status.QUEUED] += len(jobs)
             self.tiers[terms.tier] += len(jobs)
             self.agents[terms.agent] += len(jobs)
+            self.accounts.count(jobs[0], len(jobs))
             if terms.expires_in is not None:
                 self._timers += [(job.due, job.id) for job in jobs if job.due is not None]
         self._fill_lanes(found)
 
-    def _fill_lanes(self, alike: Iterable[tuple[Terms, list[int]]]) -> None:
+    def _fill_lanes(self, alike: Iterable[tuple[Job, list[int]]]) -> None:
+        """Keys of jobs that share their Terms, with one of those jobs."""
         lanes: dict[str, dict[Signature, list[int]]] = {}
-        for terms, keys in alike:
-            lanes.setdefault(terms.agent, {}).setdefault(signature(terms), []).extend(keys)
+        for job, keys in alike:
+            lanes.setdefault(job.terms.agent, {}).setdefault(self.signature(job), []).extend(keys)
         for agent, entries in lanes.items():
             self.lane(agent).load(entries)
 
@@ -184,6 +190,11 @@ class State:
 
     def rank_key(self, job: Job) -> int:
         return rank_key(job, self.limits.points, self.inheritance.of(job.id))
+
+    def signature(self, job: Job) -> Signature:
+        """Jobs of the same Terms have the same: what one of them submitted is of one tree."""
+        terms = job.terms
+        return _signature(terms.interactive, terms.group, terms.needs, self.accounts.binding(job))
 
     def lane(self, agent: str) -> Lane:
         lane = self.lanes.get(agent)
@@ -207,6 +218,17 @@ class State:
 
     def agent_busy(self, agent: str) -> int:
         return sum(1 for job in self.running.values() if job.terms.agent == agent and self.takes_slot(job))
+
+    def quota_busy(self, account: str) -> int:
+        """Running jobs of an account; those that wait for their own tree are not counted, or it could never end."""
+        lent = (self.running[number] for number in self.lent if number in self.running)
+        return self.accounts.running[account] - sum(1 for job in lent if account in self.accounts.of(job))
+
+    def lend(self, number: int) -> None:
+        """The agent of a running job waits for its own tree: what it takes of slots and quotas counts as free."""
+        self.lent.add(number)
+        if number in self.running:
+            self.woke(self.running[number])
 
     def interactive_busy(self) -> int:
         return sum(1 for job in self.running.values() if _run(job).over and job.id not in self.lent)
@@ -244,7 +266,7 @@ class State:
             "tiers": +self.tiers,
             "agents": +self.agents,
             "needs": +self.held_needs,
-            "group_running": +self.group_running,
+            "quotas": (+self.accounts.queued, +self.accounts.running),
             "heirs": {job: (heir.tier, heir.since) for job, heir in self.inheritance.known().items()},
             "timers": sorted(
                 {(due, job) for due, job in self._timers if job in self.jobs and self.jobs[job].due == due}
@@ -262,7 +284,7 @@ class State:
             return
         lane = self.lanes[job.terms.agent]
         lane.remove(rank_key(job, self.limits.points, old))
-        lane.push(rank_key(job, self.limits.points, new), signature(job.terms))
+        lane.push(rank_key(job, self.limits.points, new), self.signature(job))
 
     def _remind(self, due: int, number: int) -> None:
         heappush(self._timers, (due, number))
@@ -275,6 +297,7 @@ class State:
         self.statuses[job.status] += by
         self.tiers[terms.tier] += by
         self.agents[terms.agent] += by
+        self.accounts.count(job, by)
         if job.status not in ALIVE:
             return
         if by > 0:
@@ -283,17 +306,13 @@ class State:
             del self.running[job.id]
         for name, amount in terms.needs:
             self.held_needs[name] += by * amount
-        if terms.group is not None:
-            self.group_running[terms.group] += by
         if by < 0:
             self.woke(job)
 
     def woke(self, job: Job) -> None:
         """What this job held is free: jobs that lack it are looked at again."""
         names = [f"need:{name}" for name, _ in job.terms.needs]
-        if job.terms.group is not None:
-            names.append(f"group:{job.terms.group}")
-        for name in names:
+        for name in [*names, *(f"quota:{account}" for account in self.accounts.of(job))]:
             self.wake(name)
 
     def wake(self, name: str) -> None:
@@ -319,6 +338,7 @@ class State:
         """Nobody of this tree is left to submit more; should one be retried, the registry tells its size again."""
         if root not in self.jobs and root not in self.descendants:
             self.tree_sizes.pop(root, None)
+            self.submissions.pop(root, None)
 
     def _link(self, old: Job | None, new: Job | None) -> None:
         job = new or old
@@ -330,8 +350,8 @@ class State:
             _toggle(self.dependents, upstream, job.id, add=True)
 
 
-def signature(terms: Terms) -> Signature:
-    return Signature(terms.interactive, terms.group, terms.needs)
+_signature = lru_cache(maxsize=4096)(Signature)
+"""Where quotas hold, every queued job keeps its signature: equal ones are one object."""
 
 
 def _run(job: Job) -> Run:

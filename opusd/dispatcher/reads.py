@@ -10,9 +10,9 @@ import msgspec
 from opusd.agents.spec import Chunk
 from opusd.api import results
 from opusd.api import types as wire
-from opusd.core import explain
+from opusd.core import explain, quotas
 from opusd.core.errors import InvalidParams, NotFound
-from opusd.core.job import Tier
+from opusd.core.job import Source, Tier
 from opusd.core.lifecycle import ALIVE, Status
 from opusd.core.order import job_of
 from opusd.core.times import from_rfc3339, parse_duration, to_rfc3339
@@ -22,9 +22,10 @@ from opusd.dispatcher.views import Snapshot, attempt_view, event_view, snapshot
 from opusd.store.base import Query, sort_values
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from opusd.api import params as p
+    from opusd.core.access import Caller
     from opusd.core.job import Job
     from opusd.dispatcher.tally import Tally
     from opusd.store.base import Record
@@ -250,14 +251,13 @@ class ReadVerbs:
             lane = len(state.lane(name).order)
             slots = min(state.slots[name], state.max_concurrent)
             busy = state.agent_busy(name)
-            limit = state.limits.agents[name].max_queued
-            queued, most = (
-                (lane, limit) if limit < state.limits.max_queued else (state.queued(), state.limits.max_queued)
-            )
+            accounts = self._accounts(session.caller, params.source)
+            queued, most = self._tightest(name, accounts)
             shut = state.draining or state.pauses.everything() or state.pauses.agent(name)
             wait = None if shut else explain.estimated_wait(state, name, lane, median)
             full = queued >= most
-            free = not shut and busy < slots and state.pool_busy() < state.max_concurrent and not lane
+            held = any(quotas.exhausted(state, account) for account in accounts)
+            free = not shut and not held and busy < slots and state.pool_busy() < state.max_concurrent and not lane
             return results.Capacity(
                 state="full" if full else "open" if free else "busy",
                 running=busy,
@@ -269,6 +269,22 @@ class ReadVerbs:
             )
 
         return await desk.writer.read(look)
+
+    def _accounts(self, caller: Caller, source: str | None) -> tuple[str, ...]:
+        """Whose quotas would hold a job that this caller submits."""
+        own = None if caller.job is None else self._desk.state.jobs.get(caller.job)
+        said = source or (Source.AGENT.value if caller.agent else Source.USER.value)
+        return self._desk.state.accounts.whose(caller.actor, 0 if own is None else own.root, said)
+
+    def _tightest(self, agent: str, accounts: Iterable[str]) -> tuple[int, int]:
+        """(queued, most) of the limit on queued jobs that leaves the least room."""
+        state = self._desk.state
+        bounds = [
+            (len(state.lane(agent).order), state.limits.agents[agent].max_queued),
+            (state.queued(), state.limits.max_queued),
+            *((state.accounts.queued[name], state.accounts.quota(name).max_queued) for name in accounts),
+        ]
+        return min(bounds, key=lambda bound: bound[1] - bound[0])
 
     async def agent_list(self, session: Session, params: p.AgentList) -> results.Agents:
         del params

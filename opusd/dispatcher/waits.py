@@ -142,7 +142,7 @@ class Waits:
         tree = all((job := state.jobs.get(number)) is None or job.root == own.root for number in numbers)
         if tree:
             self._lending[caller] += 1
-            state.lent.add(caller)
+            state.lend(caller)
             desk.engine.poke()
         try:
             yield

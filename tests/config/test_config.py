@@ -8,7 +8,7 @@ import pytest
 
 from opusd.config import Config, ConfigError, load, parse
 from opusd.core.job import Tier
-from opusd.core.limits import UNLIMITED
+from opusd.core.limits import UNLIMITED, Quota
 from opusd.core.retry import PRESETS, FailureClass, Policy, Strategy
 
 CLAUDE: dict[str, Any] = {"argv": ["claude", "-p"]}
@@ -70,6 +70,8 @@ def test_the_core_gets_every_limit_of_the_file() -> None:
             "defaults": {"expires_in": "1d", "timeout": "2h", "grace": 3},
             "resources": {"gpu": 2, "repo:/srv/app": 0},
             "groups": {"nightly": {"max_running": 1}},
+            "quotas": {"submitter": {"max_queued": 5}, "source": {"agent": {"max_running": 2, "max_queued": "off"}}},
+            "max_submissions_per_minute": "off",
             **agents(claude=CLAUDE | {"needs": {"gpu": 2}, "max_queued": 9, "timeout": "5m", "may_submit": ["exec"]}),
         }
     ).limits()
@@ -77,7 +79,10 @@ def test_the_core_gets_every_limit_of_the_file() -> None:
     assert (limits.points.rate, limits.reserve_after, limits.grace) == (5, 60_000_000, 3_000_000)
     assert (limits.expires_in, limits.timeout) == (86_400_000_000, 7_200_000_000)
     assert limits.capacities == {"gpu": 2, "repo:/srv/app": 0}
-    assert limits.groups == {"nightly": 1}
+    assert limits.submitter == Quota(max_queued=5)
+    assert limits.sources == {"agent": Quota(max_running=2)}
+    assert limits.max_submissions_per_minute is None
+    assert limits.groups == {"nightly": Quota(max_running=1)}
     assert limits.default_agent == "claude"
     claude = limits.agents["claude"]
     assert (claude.needs, claude.max_queued, claude.timeout) == ((("gpu", 2),), 9, 300_000_000)
@@ -177,7 +182,9 @@ def test_an_unknown_key_is_named_with_its_table_and_the_nearest_that_exists(data
         ({"order": {"rate": 0}}, "order.rate: expected a number >= 1"),
         ({"output": {"head": "many"}}, "output.head: a size is a number of bytes"),
         ({"log": {"level": "lod"}}, "log.level: 'lod' is none of debug, info, warning, error"),
-        ({"groups": {"x": {}}}, "groups.x.max_running is missing"),
+        ({"groups": {"x": {"max_running": 0}}}, "groups.x.max_running: expected a number >= 1"),
+        ({"quotas": {"source": {"robot": {}}}}, "quotas.source.robot: [quotas.source] has no key 'robot'"),
+        ({"routes": [{}]}, "routes[1].agent is missing"),
         ({"resources": {"gpu": -1}}, "resources.gpu: expected a number >= 0"),
         ({"routes": {"agent": "pull"}}, "routes is a list of tables ([[routes]]), not a table"),
         ({"routes": [3]}, "routes[1] is a table, not a number"),

@@ -65,5 +65,5 @@ def test_what_the_example_names_is_read() -> None:
     assert config.agents["claude"].needs == {"gpu": 1}
     assert config.agents["claude"].retry.max_retries == 2
     assert config.routes[0].name == "reviews"
-    assert config.groups == {"nightly": 1}
+    assert config.groups["nightly"].max_running == 1
     assert config.retry["patient"].base == 30_000_000

@@ -9,9 +9,10 @@ from opusd.core.job import EdgeState, Tier
 from opusd.core.lifecycle import ALIVE, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from opusd.core.job import Job
+    from opusd.core.limits import Limits, Quota
     from opusd.core.state import State
 
 CONTRACT = {
@@ -94,8 +95,10 @@ def next_start(state: State, jobs: dict[int, Job], now: int, reserved: int | Non
         agent, group = job.terms.agent, job.terms.group
         if not state.slots.get(agent) or {f"agent:{agent}", f"group:{group}"} & state.pauses.names:
             continue
-        most = state.limits.groups.get(group) if group is not None else None
-        if most is not None and sum(1 for other in running if other.terms.group == group) >= most:
+        if any(
+            sum(1 for other in running if holds(other) and other.id not in state.lent) >= quota.max_running
+            for quota, holds in quotas(state.limits, job)
+        ):
             continue
         kept = dict(jobs[reserved].terms.needs) if reserved in order[:place] and reserved is not None else {}
         if any(
@@ -111,6 +114,26 @@ def next_start(state: State, jobs: dict[int, Job], now: int, reserved: int | Non
         if job.terms.interactive and len(over) < state.limits.interactive_slots:
             return number, True
     return None
+
+
+def quotas(limits: Limits, job: Job) -> list[tuple[Quota, Callable[[Job], bool]]]:
+    """The quotas that hold a job, each with whom it counts."""
+    found: list[tuple[Quota, Callable[[Job], bool]]] = []
+    terms = job.terms
+    if terms.group in limits.groups:
+        found.append((limits.groups[terms.group], lambda other: other.terms.group == terms.group))
+    if not terms.interactive and terms.source in limits.sources:
+        quota = limits.sources[terms.source]
+        found.append((quota, lambda other: other.terms.source == terms.source and not other.terms.interactive))
+    if not terms.interactive and limits.submitter is not None:
+        found.append((limits.submitter, lambda other: _by(other) == _by(job) and not other.terms.interactive))
+    return found
+
+
+def _by(job: Job) -> str:
+    """A person, or the tree whose agents submitted it."""
+    by = job.terms.submitted_by
+    return f"job:{job.root}" if by.startswith("job:") else by
 
 
 def stands_in_line(state: State, job: Job | None) -> bool:

@@ -5,6 +5,7 @@ import pytest
 from opusd.core import explain
 from opusd.core.explain import Constraint, constraints, estimated_wait
 from opusd.core.job import Job, Tier
+from opusd.core.limits import Quota
 from opusd.core.times import to_rfc3339
 from tests.core.world import HOUR, MINUTE, SECOND, World, depends
 
@@ -118,12 +119,12 @@ def test_a_human_who_may_start_above_the_pool_is_not_said_to_wait() -> None:
 
 
 def test_needs_and_groups_name_who_holds_them() -> None:
-    world = World(groups={"g": 1}, capacities={"gpu": 2})
+    world = World(groups={"g": Quota(max_running=1)}, capacities={"gpu": 2})
     first = world.submit(agent="claude", group="g", needs={"gpu": 1})
     world.started()
     job = world.submit(agent="claude", group="g", needs={"gpu": 2})
     assert [one.detail for one in why(world, job)] == [
-        "group g has its 1 jobs running (max_running)",
+        "group g has its 1 jobs running (groups.g.max_running)",
         f"needs 2 of gpu, 1 free: held by job {first.id}",
     ]
 

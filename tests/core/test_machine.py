@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from opusd.core import commands, dependencies, explain, scheduler
+from opusd.core.access import Caller
 from opusd.core.errors import OpusError
 from opusd.core.job import EdgeState, Ending, IfUnmet, On, Source, Tier
 from opusd.core.lifecycle import ALIVE, Status
-from opusd.core.limits import Agent, Limits
+from opusd.core.limits import Agent, Limits, Quota
 from opusd.core.retry import PRESETS
 from tests.core import oracle
 from tests.core.world import HOUR, MINUTE, SECOND, World, depends, submission
@@ -32,7 +33,7 @@ T = TypeVar("T")
 RULES = Limits(
     agents={
         "exec": Agent("exec", slots=2, retry=PRESETS["none"]),
-        "claude": Agent("claude", slots=2, retry=PRESETS["default"]),
+        "claude": Agent("claude", slots=2, retry=PRESETS["default"], may_submit=("claude",)),
         "codex": Agent("codex", slots=1, retry=PRESETS["fast"], needs=(("gpu", 1),)),
         "pull": Agent("pull", slots=0),
     },
@@ -40,7 +41,10 @@ RULES = Limits(
     max_concurrent=3,
     max_queued=40,
     capacities={"gpu": 2, "disk": 3},
-    groups={"small": 1, "large": 2},
+    groups={"small": Quota(max_running=1), "large": Quota(max_running=2, max_queued=6)},
+    submitter=Quota(max_running=4, max_queued=30),
+    sources={"automated": Quota(max_running=1, max_queued=4), "agent": Quota(max_running=1)},
+    max_submissions_per_minute=3,
 )
 ENDINGS = (None, None, None, "agent_error", "lost", "auth", "verify_failed")
 JUMPS = (0, 1, SECOND, 20 * SECOND, 4 * MINUTE, 11 * MINUTE, HOUR, 5 * HOUR)
@@ -56,6 +60,7 @@ class Driver:
         self.attempt: dict[int, int] = {}
         self.on_disk_attempt: dict[int, int] = {}
         self.names = 0
+        self.restarted = 0
         self.first: tuple[int, int] | None = None
         self.holder: int | None = None
 
@@ -73,6 +78,15 @@ class Driver:
         key = self.pick(("same", "other"))
         self._try(lambda: self.world.admit([submission("again", key=key, digest=self.pick((b"a", b"a", b"b")))]))
 
+    def spawn(self) -> None:
+        """A job's agent submits."""
+        running = [job for job in self.world.state.running.values() if job.terms.agent == "claude"]
+        if running:
+            job = self.pick(running)
+            caller = Caller(agent=True, job=job.id, attempt=job.attempts)
+            jobs = [submission("spawned", group=self.pick((None, "large"))) for _ in range(self.pick((1, 1, 2, 4)))]
+            self._try(lambda: self.world.admit(jobs, caller=caller))
+
     def _submission(self, batch: list[str], key: str | None = None) -> Submission:
         pick = self.pick
         agent = pick((None, "claude", "codex", "exec", "pull"))
@@ -89,7 +103,7 @@ class Driver:
             agent=agent,
             tier=pick(tuple(Tier)),
             boost=pick((0, 0, -49, 7, 49)),
-            source=Source.USER,
+            source=Source.USER if interactive else pick((Source.USER, Source.USER, Source.AUTOMATED)),
             group=pick((None, None, "small", "large", "free")),
             interactive=interactive,
             needs=pick(({}, {}, {"gpu": 1}, {"gpu": 2}, {"disk": 2, "gpu": 1}, {"repo": 1}, {"disk": 1})),
@@ -142,8 +156,11 @@ class Driver:
     def lend(self) -> None:
         number = self._running()
         if number is not None:
-            lent = self.world.state.lent
-            lent.symmetric_difference_update({number})
+            state = self.world.state
+            if number in state.lent:
+                state.lent.discard(number)
+            else:
+                state.lend(number)
 
     def cancel(self) -> None:
         number = self._any()
@@ -228,6 +245,7 @@ class Driver:
     def restart(self) -> None:
         self.world.restart()
         self.first = self.holder = None
+        self.restarted = self.world.now
         self.attempt = dict(self.on_disk_attempt)
 
     def _any(self) -> int | None:
@@ -290,6 +308,7 @@ class Driver:
         if before is None:
             assert after.id not in self.world.known
             assert after.version == 1
+            self._judge_submitted(after)
         else:
             assert self.world.known[after.id] == before
             assert after.version == before.version + 1
@@ -303,6 +322,22 @@ class Driver:
             assert all(edge.state is EdgeState.SATISFIED for edge in after.edges), "started before its dependencies"
             assert after.run_at is None or after.run_at <= self.world.now
         self._judge_satisfied(before, after)
+
+    def _judge_submitted(self, job: Job) -> None:
+        """Nothing comes in past the limits on what is queued, and on what a tree's agents submit in a minute."""
+        others = list(self.world.known.values())
+        if job.status is Status.QUEUED and not job.terms.interactive:
+            for quota, holds in oracle.quotas(RULES, job):
+                queued = [other for other in others if other.status is Status.QUEUED and holds(other)]
+                assert len(queued) < quota.max_queued
+        if job.terms.submitted_by.startswith("job:"):
+            since = job.created_at - MINUTE
+            by_agents = [
+                other
+                for other in others
+                if other.root == job.root and other.terms.submitted_by.startswith("job:") and other.created_at > since
+            ]
+            assert self.restarted > since or len(by_agents) < (RULES.max_submissions_per_minute or 0)
 
     def _judge_satisfied(self, before: Job | None, after: Job) -> None:
         old = {(e.upstream, e.on, e.if_unmet): e.state for e in before.edges} if before else {}
@@ -362,8 +397,9 @@ class Driver:
             else:
                 assert terms.interactive
                 assert sum(1 for o in running if o.run.over and o.id not in state.lent) <= RULES.interactive_slots
-            if terms.group in RULES.groups:
-                assert sum(1 for other in running if other.terms.group == terms.group) <= RULES.groups[terms.group]
+            for quota, holds in oracle.quotas(state.limits, job):
+                mine = [other for other in running if holds(other) and other.id not in state.lent]
+                assert len(mine) <= quota.max_running
         for name in ("gpu", "disk", "repo"):
             held = sum(dict(job.terms.needs).get(name, 0) for job in running)
             assert held <= RULES.capacity(name)
@@ -399,9 +435,9 @@ def _waits_for_itself(job: Job, jobs: dict[int, Job]) -> bool:
 
 
 STEPS = {
-    "submit": 8, "submit_batch": 2, "submit_key_again": 1, "tick": 9, "end": 6, "end_twice": 1, "lend": 2, "cancel": 2,
-    "hold": 2, "release": 2, "retry": 2, "update": 4, "refuse_half_way": 1, "pause": 1, "resume": 2, "resize": 1,
-    "commit": 4, "fail_to_commit": 1, "restart": 1,
+    "submit": 8, "submit_batch": 2, "spawn": 4, "submit_key_again": 1, "tick": 9, "end": 6, "end_twice": 1, "lend": 2,
+    "cancel": 2, "hold": 2, "release": 2, "retry": 2, "update": 4, "refuse_half_way": 1, "pause": 1, "resume": 2,
+    "resize": 1, "commit": 4, "fail_to_commit": 1, "restart": 1,
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from msgspec.structs import replace
 
 from opusd.core.job import Ending, Tier
 from opusd.core.lifecycle import Status
+from opusd.core.limits import Quota
 from tests.core.world import HOUR, MINUTE, SECOND, World, depends, submission
 
 
@@ -130,7 +131,7 @@ def test_needs_of_a_job_that_waits_for_its_children_stay_held() -> None:
 
 
 def test_a_group_runs_no_more_than_its_max_running_and_keeps_back_no_other() -> None:
-    world = World(groups={"small": 1})
+    world = World(groups={"small": Quota(max_running=1)})
     first, second = (world.submit(agent="claude", group="small") for _ in range(2))
     other = world.submit(agent="claude", tier=Tier.LOW)
     assert world.started() == [first.id, other.id]
@@ -208,7 +209,7 @@ def test_a_reservation_keeps_back_only_what_it_needs_and_only_those_behind_it() 
 
 def _reserving() -> tuple[World, int, int]:
     """A world where job `both` has reserved two gpus, of which one is held, and `behind` waits for the other."""
-    world = World(capacities={"gpu": 2}, groups={"g": 3})
+    world = World(capacities={"gpu": 2}, groups={"g": Quota(max_running=3)})
     world.submit(agent="claude", needs={"gpu": 1})
     world.started()
     both = world.submit(command=["true"], needs={"gpu": 2}, group="g")
