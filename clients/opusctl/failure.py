@@ -87,6 +87,11 @@ class NotAllowed(Failure):
     word = "forbidden"
 
 
+class WrongState(Failure):
+    exit_code = WRONG_STATE
+    word = "conflict"
+
+
 class TimedOut(Failure):
     exit_code = TIMED_OUT
     word = "timed_out"

@@ -10,6 +10,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "submit": "give the daemon a job: a prompt, a command, or a file of jobs",
         "edit": "change a job that is not finished",
         "retry": "run failed, cancelled or expired jobs again",
+        "answer": "answer what an agent asks, or list what is asked",
         "progress": "say how far the job is that this runs in",
     },
     "look": {

@@ -42,15 +42,20 @@ def closed(state: State, agent: str, now: int) -> bool:
     return cooling is not None and (now < cooling.until or cooling.probe is not None)
 
 
+def closed_until(state: State, agent: str, now: int) -> int | None:
+    """When time next changes what `closed` says of this agent; None: it does not."""
+    cooling = state.cooling.get(agent)
+    if cooling is None:
+        return None
+    if now < cooling.until:
+        return cooling.until
+    return None if cooling.probe is None or cooling.since is None else cooling.since + PROBE
+
+
 def next_moment(state: State, now: int) -> int | None:
-    """When time next changes what `closed` says."""
-    moments = []
-    for cooling in state.cooling.values():
-        if cooling.probe is not None and cooling.since is not None:
-            moments.append(cooling.since + PROBE)
-        elif now < cooling.until:
-            moments.append(cooling.until)
-    return min(moments, default=None)
+    """When time next changes what `closed` says of any agent."""
+    moments = [closed_until(state, agent, now) for agent in state.cooling]
+    return min((at for at in moments if at is not None), default=None)
 
 
 def limited(decision: Decision, agent: str, named: int | None, chance: float) -> int:

@@ -10,7 +10,7 @@ import msgspec
 from opusd.agents.spec import Chunk
 from opusd.api import results
 from opusd.api import types as wire
-from opusd.core import explain, quotas
+from opusd.core import cooling, explain, quotas
 from opusd.core.errors import InvalidParams, NotFound
 from opusd.core.job import Source, Tier
 from opusd.core.lifecycle import ALIVE, Status
@@ -18,7 +18,7 @@ from opusd.core.order import job_of
 from opusd.core.times import from_rfc3339, parse_duration, to_rfc3339
 from opusd.dispatcher.desk import Desk, Session, as_tuple, that_fit
 from opusd.dispatcher.intake import read
-from opusd.dispatcher.views import Snapshot, attempt_view, event_view, snapshot
+from opusd.dispatcher.views import Snapshot, attempt_view, event_view, snapshot, time_view
 from opusd.store.base import Query, sort_values
 
 if TYPE_CHECKING:
@@ -298,6 +298,7 @@ class ReadVerbs:
                     busy=state.agent_busy(name),
                     queued=len(state.lanes[name].order) if name in state.lanes else 0,
                     paused=state.pauses.agent(name),
+                    cooling_until=time_view(cooling.closed_until(state, name, self._desk.now())),
                     attempts=tally.attempts[name],
                     success_rate=tally.success_rate(name),
                 )

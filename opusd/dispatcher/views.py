@@ -90,7 +90,7 @@ def view(
         source=terms.source.value,
         interactive=terms.interactive,
         priority=terms.tier.word,
-        tier=terms.tier.word,  # type: ignore[arg-type]
+        tier=job.tier.word,  # type: ignore[arg-type]
         boost=terms.boost,
         score=None if seen.score is None else round(seen.score, 3),
         position=seen.position,
@@ -122,13 +122,13 @@ def view(
         attempts=job.attempts,
         retries=job.retries,
         created_at=to_rfc3339(job.created_at),
-        queued_at=_time(job.queued_at),
-        run_at=_time(job.run_at),
-        due_at=_time(job.due_at),
-        started_at=_time(job.started_at),
-        completed_at=_time(job.completed_at),
-        expires_at=_time(job.expires_at),
-        timeout_at=None if run is None else _time(run.timeout_at),
+        queued_at=time_view(job.queued_at),
+        run_at=time_view(job.run_at),
+        due_at=time_view(job.due_at),
+        started_at=time_view(job.started_at),
+        completed_at=time_view(job.completed_at),
+        expires_at=time_view(job.expires_at),
+        timeout_at=None if run is None else time_view(run.timeout_at),
         progress=said.progress,
         error=None if outcome.error is None else msgspec.convert(outcome.error, wire.Failure),
         usage=_usage(outcome.usage, said.usage),
@@ -154,7 +154,7 @@ def attempt_view(row: Attempt) -> wire.Attempt:
         agent=row.agent,
         worker=row.run.worker,
         started_at=to_rfc3339(row.run.started_at),
-        ended_at=_time(row.ended_at),
+        ended_at=time_view(row.ended_at),
         class_=row.failure,
         message=row.message,
         exit_code=row.exit_code,
@@ -183,7 +183,7 @@ def seconds(duration: int | None) -> float | None:
     return None if duration is None else duration / 1e6
 
 
-def _time(at: int | None) -> str | None:
+def time_view(at: int | None) -> str | None:
     return None if at is None else to_rfc3339(at)
 
 

@@ -293,3 +293,50 @@ def test_a_stalled_attempt_is_ended_and_tried_again() -> None:
     again = world.end(one, "agent_error", first=False)
     assert (again.status, again.retries) == (Status.RETRYING, 1)
     assert (world.outcomes[one.id].error or {})["class"] == "stalled"
+
+
+def test_an_attempt_that_waits_for_its_limit_by_itself_holds_the_others_back_like_a_probe() -> None:
+    world = World()
+    job, other, third = (world.submit(agent="claude") for _ in range(3))
+    assert world.started() == [job.id, other.id]
+    world.decide(lambda decision: cooling.met(decision, world[job], None))
+    world.end(other)
+    assert world.started() == []
+    assert f"job {job.id} goes first" in explain.reason(world.state, world[third], world.now)
+    world.end(job)  # it got over it
+    assert world.started() == [third.id]
+
+
+def test_each_time_that_it_meets_the_limit_again_the_others_wait_a_minute_more() -> None:
+    world = World()
+    job = world.submit(agent="claude")
+    world.tick()
+    world.decide(lambda decision: cooling.met(decision, world[job], None))
+    waiting = world.submit(agent="claude")
+    world.tick(50 * SECOND)
+    world.decide(lambda decision: cooling.met(decision, world[job], None))
+    assert world.started(50 * SECOND) == []
+    assert world.started(10 * SECOND) == [waiting.id]
+
+
+def test_a_reset_that_it_names_closes_the_agent_until_then() -> None:
+    world = World()
+    job = world.submit(agent="claude")
+    world.tick()
+    world.decide(lambda decision: cooling.met(decision, world[job], world.now + HOUR))
+    waiting = world.submit(agent="claude")
+    assert cooling.closed_until(world.state, "claude", world.now) == world.now + HOUR
+    assert world.started(HOUR - 1) == []
+    assert world.started(1) == [waiting.id]
+
+
+def test_a_limit_that_it_does_not_get_over_cools_the_agent_down_for_the_first_time() -> None:
+    world = World()
+    job = world.submit(agent="claude")
+    world.tick()
+    world.decide(lambda decision: cooling.met(decision, world[job], None))
+    world.end(job, "rate_limited")
+    assert world.state.cooling["claude"].strikes == 1
+    assert cooling.closed_until(world.state, "claude", world.now) == world.now + MINUTE
+    world.restart()
+    assert world.started(MINUTE) == [job.id]

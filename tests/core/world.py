@@ -136,7 +136,8 @@ class World:
         """What the registry says; here of everything."""
         finals = {job.id: (job.status, job.ancestors) for job in self.known.values() if job.final}
         keys = {job.key: (job.id, self.specs[job.id].digest) for job in self.known.values() if job.key is not None}
-        return Facts(finals=finals, keys=keys)
+        links = {job.id: job.extra.escalated_to for job in self.known.values() if job.escalated}
+        return Facts(finals=finals, links=links, keys=keys)
 
     # --- verbs ------------------------------------------------------------------------------------
 

@@ -338,5 +338,11 @@ def commons(_commons):
 def pytest_collection_modifyitems(items):
     """What takes long is run on one Python in CI: see .ci/run."""
     for item in items:
-        if item.path.name in {"test_kill.py", "test_faults.py", "test_daemon.py", "test_agents_rights.py"}:
+        if item.path.name in {
+            "test_kill.py",
+            "test_faults.py",
+            "test_daemon.py",
+            "test_agents_rights.py",
+            "test_stalls.py",
+        }:
             item.add_marker(pytest.mark.slow)
