@@ -130,19 +130,38 @@ def test_why_draws_each_constraint(opusctl, on_terminal, daemon, job):
     assert "├─ " in on_terminal("why", "5").out
 
 
+def test_history_draws_the_chain_of_agents_that_carried_on(opusctl, daemon, job):
+    links = {
+        5: job(5, "failed", agent="first", escalated_to=6, error={"class": "auth", "message": "no key"}),
+        6: job(6, "failed", agent="second", escalated_from=5, escalated_to=7, error={"class": "timeout"}),
+        7: job(7, "running", agent="third", escalated_from=6),
+    }
+    daemon.answers |= {
+        "job.history": {"events": [], "attempts": [], "chain": [5, 6, 7]},
+        "job.get": lambda params: links[params["id"]],
+    }
+    ran = opusctl("history", "6")
+    assert ran.out.splitlines()[-4:] == [
+        "chain",
+        "  job 5  first  failed  auth: no key",
+        "  └▶ job 6  second  failed  timeout",
+        "     └▶ job 7  third  running",
+    ]
+    assert opusctl("history", "6", "-q").out == "5\n6\n7\n"
+
+
 def test_history_prints_events_and_attempts(opusctl, daemon):
     events = [
         an_event(),
         an_event("job.started", attempt=1, actor="scheduler", **{"from": "queued", "to": "running"}),
         an_event("job.retrying", actor="scheduler", detail={"message": "exit 1\x1b", "delay": 2}),
     ]
-    daemon.answers["job.history"] = {"events": events, "attempts": [an_attempt()], "chain": [5, 6]}
+    daemon.answers["job.history"] = {"events": events, "attempts": [an_attempt()], "chain": [5]}
     ran = opusctl("history", "5")
     assert "attempt 1, queued -> running" in ran.out
     assert "message exit 1\\x1b, delay 2" in ran.out
-    assert "escalated: job 5 -> 6" in ran.out
     assert "newest" not in ran.out
-    assert opusctl("history", "5", "-q").out == "5\n6\n"
+    assert opusctl("history", "5", "-q").out == "5\n"
     daemon.answers["job.history"]["truncated"] = True
     assert "the newest 3 events" in opusctl("history", "5").out
 

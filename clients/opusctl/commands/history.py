@@ -1,10 +1,10 @@
-"""`opusctl history`: the audit trail of a job, and its attempts."""
+"""`opusctl history`: the audit trail of a job, its attempts, and the chain of agents that carried on with it."""
 
 from __future__ import annotations
 
 from opusctl.commands.show import attempt_line
 from opusctl.failure import OK
-from opusctl.jobs import each, now
+from opusctl.jobs import each, now, status_part
 from opusctl.parsing import ref
 from opusctl.trail import event_rows
 
@@ -30,7 +30,7 @@ def run(session: Session, args: Namespace) -> int:
             return
         if screen.quiet:
             for link in history.get("chain") or [job]:
-                screen.line(str(_id(link)))
+                screen.line(str(link))
             return
         if len(args.ids) > 1:
             screen.line((f"job {job}", "bold"))
@@ -41,13 +41,21 @@ def run(session: Session, args: Namespace) -> int:
             screen.line(("attempts", "bold"))
             for row in history["attempts"]:
                 screen.line(*attempt_line(row, now()))
-        chain = [str(_id(link)) for link in history.get("chain") or []]
-        if len(chain) > 1:
-            screen.line("escalated: job ", " -> ".join(chain))
+        if len(history.get("chain") or ()) > 1:
+            _draw_chain(session, history["chain"])
 
     _, code = each(session, args.ids, tell)
     return code or OK
 
 
-def _id(link: object) -> object:
-    return link.get("id") if isinstance(link, dict) else link
+def _draw_chain(session: Session, chain: list[int]) -> None:
+    """Each link below the one that it carries on for, with its agent and how it ended."""
+    screen = session.screen
+    arrow = "└▶ " if screen.unicode else "`> "
+    screen.line(("chain", "bold"))
+    for depth, link in enumerate(session.call_all([("job.get", {"id": number}) for number in chain])):
+        error = link.get("error") or {}
+        words = ": ".join(str(part) for part in (error.get("class"), error.get("message")) if part)
+        indent = "  " + "   " * (depth - 1) + arrow if depth else "  "
+        parts = [indent, f"job {link['id']}  {link.get('agent')}  ", status_part(screen, link)]
+        screen.line(*parts, f"  {words}" if words else "")
