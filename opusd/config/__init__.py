@@ -10,6 +10,7 @@ import os
 import stat
 import tomllib
 from collections.abc import Mapping
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +19,10 @@ from msgspec.structs import asdict
 
 from opusd.config.agents import EXEC, PULL, AgentConfig, read_agents, read_policies
 from opusd.config.decode import ConfigError, decode, join
+from opusd.config.hours import Window, local_zone, named_zone, parse_window
 from opusd.config.machine import automatic_pool
 from opusd.config.tables import (
+    AgentTable,
     Defaults,
     File,
     Group,
@@ -58,6 +61,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     resources: dict[str, int]
     quotas: Quotas
     groups: dict[str, Group]
+    hours: dict[str, Window]  # agent:NAME, group:NAME
     routes: tuple[Route, ...]
     agents: dict[str, AgentConfig]
     retry: dict[str, Policy]  # the presets too
@@ -110,6 +114,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             submitter=None if self.quotas.submitter == Quota() else self.quotas.submitter.bounds,
             sources={source: quota.bounds for source, quota in asdict(self.quotas.source).items() if quota != Quota()},
             groups={name: group.bounds for name, group in self.groups.items()},
+            hours=dict(self.hours),
         )
 
 
@@ -126,7 +131,7 @@ def load(path: Path, *, must_exist: bool = False) -> Config:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
     try:
-        return parse(tomllib.loads(text), pool=automatic_pool())
+        return parse(tomllib.loads(text), pool=automatic_pool(), zone=local_zone())
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from None
     except RecursionError:
@@ -135,8 +140,11 @@ def load(path: Path, *, must_exist: bool = False) -> Config:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def parse(data: Mapping[str, Any], *, pool: int = 3) -> Config:
-    """What TOML's tables say, with the defaults and the built-in agents; `pool` is what "auto" stands for."""
+def parse(data: Mapping[str, Any], *, pool: int = 3, zone: tuple[tzinfo, str] = (UTC, "UTC")) -> Config:
+    """What TOML's tables say, with the defaults and the built-in agents.
+
+    `pool` is what "auto" stands for, `zone` the machine's and what people call it.
+    """
     file = decode(data, File)
     policies = read_policies(file.retry)
     agents = read_agents(data, file, policies)
@@ -155,6 +163,7 @@ def parse(data: Mapping[str, Any], *, pool: int = 3) -> Config:
         resources=dict(file.resources),
         quotas=file.quotas,
         groups={str(name): group for name, group in file.groups.items()},
+        hours=_hours(file, zone),
         routes=tuple(_route(number, route) for number, route in enumerate(file.routes, 1)),
         agents=agents,
         retry=policies,
@@ -166,6 +175,30 @@ def parse(data: Mapping[str, Any], *, pool: int = 3) -> Config:
     )
     _check(config)
     return config
+
+
+def _hours(file: File, zone: tuple[tzinfo, str]) -> dict[str, Window]:
+    """The windows of agents and groups, each in its own zone or the machine's."""
+    found = {}
+    tables: list[tuple[str, str, AgentTable | Group]] = [
+        *(("agent", name, agent) for name, agent in file.agents.items()),
+        *(("group", name, group) for name, group in file.groups.items()),
+    ]
+    for kind, name, table in tables:
+        path = join(f"{kind}s", name)
+        try:
+            where = zone if table.timezone is None else (named_zone(table.timezone), table.timezone)
+        except ValueError as error:
+            raise ConfigError(f"{path}.timezone: {error}") from None
+        if table.window is None:
+            if table.timezone is not None:
+                raise ConfigError(f"{path}.timezone: of which window? Set window too")
+            continue
+        try:
+            found[f"{kind}:{name}"] = parse_window(table.window, *where)
+        except ValueError as error:
+            raise ConfigError(f"{path}.window: {error}") from None
+    return found
 
 
 def _read(path: Path) -> str:

@@ -22,6 +22,7 @@ def shown(config: Config, max_concurrent: int) -> dict[str, Any]:
         "max_submissions_per_minute": config.max_submissions_per_minute,
         "default_agent": config.default_agent,
         "agents": sorted(config.agents),
+        "windows": {name: str(window) for name, window in config.hours.items()},
         "routes": [route.name for route in config.routes],
         "resources": config.resources,
         "quotas": _given(msgspec.to_builtins(config.quotas)),

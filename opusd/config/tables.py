@@ -73,7 +73,8 @@ class Quotas(msgspec.Struct, frozen=True):
 
 
 class Group(Quota, frozen=True):
-    pass
+    window: NonEmpty | None = None
+    timezone: NonEmpty | None = None  # the machine's
 
 
 class Match(msgspec.Struct, frozen=True):
@@ -122,6 +123,8 @@ class AgentTable(msgspec.Struct, frozen=True):
     escalate_after: AtLeastOne | None = None  # when no retry is left
     escalate_on: tuple[FailureClass, ...] | None = None  # all but rate_limited, lost and cancelled
     may_submit: tuple[NonEmpty, ...] | None = None  # itself
+    window: NonEmpty | None = None
+    timezone: NonEmpty | None = None  # the machine's
     needs: dict[NonEmpty, AtLeastOne] = {}
 
 

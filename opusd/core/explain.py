@@ -97,7 +97,13 @@ def _edges(state: State, job: Job) -> list[Constraint]:
 
 
 def _queued(state: State, job: Job, now: int) -> list[Constraint]:
-    found = [*_paused(state, job, now), *_agent(state, job, now), *_resources(state, job, now), *_pool(state, job)]
+    found = [
+        *_paused(state, job, now),
+        *_hours(state, job, now),
+        *_agent(state, job, now),
+        *_resources(state, job, now),
+        *_pool(state, job),
+    ]
     ahead = state.position(job)[1]
     if ahead and found:
         found.append(Constraint("order", f"{ahead} {'jobs go' if ahead > 1 else 'job goes'} before it"))
@@ -117,6 +123,20 @@ def _paused(state: State, job: Job, now: int) -> list[Constraint]:
     if state.pauses.group(job.terms.group):
         found.append(Constraint("paused", f"group {job.terms.group} is paused"))
     return found
+
+
+def _hours(state: State, job: Job, now: int) -> list[Constraint]:
+    """Outside its agent's or its group's window it waits for the next opening, a human's message aside."""
+    windows = state.windows
+    windows.refresh(state, now)
+    if job.terms.interactive or not windows.shut:
+        return []
+    names = [f"agent:{job.terms.agent}", f"group:{job.terms.group}"]
+    return [
+        Constraint("window", f"{name.replace(':', ' ', 1)} runs {windows.hours[name]}", windows.shut[name])
+        for name in names
+        if name in windows.shut
+    ]
 
 
 def _agent(state: State, job: Job, now: int) -> list[Constraint]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import msgspec
 
 from opusd.core.job import Tier
@@ -50,6 +52,14 @@ class Route(msgspec.Struct, frozen=True):
     priority: tuple[Tier, int] | None = None
 
 
+class Hours(Protocol):
+    """When an agent or a group starts jobs; its str() is what people are told."""
+
+    def at(self, now: int) -> tuple[bool, int]:
+        """Whether it is open at `now`, and when to ask again, later than `now`; shut, that is when it opens."""
+        ...
+
+
 class Limits(msgspec.Struct, frozen=True):
     agents: dict[str, Agent]
     routes: tuple[Route, ...] = ()
@@ -69,6 +79,7 @@ class Limits(msgspec.Struct, frozen=True):
     submitter: Quota | None = None  # of each one that submits
     sources: dict[str, Quota] = {}
     groups: dict[str, Quota] = {}
+    hours: dict[str, Hours] = {}  # `agent:NAME` or `group:NAME`; who is not here is always open
     max_submissions_per_minute: int | None = 60  # by the agents of one root job
 
     def capacity(self, need: str) -> int:

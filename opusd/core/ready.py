@@ -209,12 +209,12 @@ class Lane:
             if head is not None:
                 self._offer(signature, self._classes[signature], head)
 
-    def first(self, paused: Callable[[str | None], bool]) -> int | None:
-        """The first in order whose group is not paused, whatever it lacks."""
+    def first(self, shut: Callable[[Signature], bool]) -> int | None:
+        """The first in order of those that are not shut out, whatever they lack."""
         key = self.order.first()
-        if key is None or not paused(self._signatures.get(key, PLAIN).group):
+        if key is None or not shut(self._signatures.get(key, PLAIN)):
             return key
-        heads = [self._head(signature) for signature in self._classes if not paused(signature.group)]
+        heads = [self._head(signature) for signature in self._classes if not shut(signature)]
         return min((head for head in heads if head is not None), default=None)
 
     def _offer(self, signature: Signature, group: _Class, head: int) -> None:

@@ -7,11 +7,12 @@ back none that can, except that one that was first in order for `reserve_after` 
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from opusd.core import attempts, cooling, quotas
+from opusd.core import attempts, cooling, quotas, windows
 from opusd.core.job import Job
 from opusd.core.lifecycle import Status, Step
 from opusd.core.order import job_of
@@ -60,7 +61,7 @@ def tick(decision: Decision, mint: Callable[[], tuple[str, bytes]]) -> Plan:
         moments.append(state.breather)
     moment = cooling.next_moment(state, decision.now)
     spread = [spread_until(state, name) for name, lane in state.lanes.items() if len(lane.order)]
-    moments += [at for at in (moment, *spread) if at is not None and at > decision.now]
+    moments += [at for at in (moment, state.windows.next_moment(), *spread) if at is not None and at > decision.now]
     plan.wake_at = min(moments, default=None)
     return plan
 
@@ -89,6 +90,7 @@ def _due(decision: Decision, job: Job, plan: Plan) -> None:
 
 def choose(state: State, now: int) -> tuple[Job, bool] | None:
     """The best job that may start, and whether it sits in an interactive slot above the pool."""
+    state.windows.refresh(state, now)
     reserved = reserve(state, now)
     if state.draining or state.pauses.everything() or not state.statuses[Status.QUEUED]:
         return None
@@ -113,19 +115,23 @@ def choose(state: State, now: int) -> tuple[Job, bool] | None:
     best: int | None = None
     above = False
     for name, lane in state.lanes.items():
-        if not len(lane.order) or not is_open(state, name, now):
+        if not len(lane.order) or not is_open(state, name, now, interactive=True):
             continue
+        outside = windows.holds(state, name)
         has_slot = free and busy[name] < state.slots[name]
         if not has_slot and not over_free:
             continue
-        key = lane.best(lacks, interactive_only=not has_slot)
+        key = lane.best(lacks, interactive_only=outside or not has_slot)
         if key is not None and (best is None or key < best):
             best, above = key, not has_slot
     return None if best is None else (state.jobs[job_of(best)], above)
 
 
-def is_open(state: State, agent: str, now: int) -> bool:
-    """Whether the daemon itself may start this agent's jobs now, slots aside."""
+def is_open(state: State, agent: str, now: int, *, interactive: bool = False) -> bool:
+    """Whether the daemon itself may start this agent's jobs now, slots aside; hours do not hold `interactive` ones."""
+    state.windows.refresh(state, now)
+    if not interactive and windows.holds(state, agent):
+        return False
     if not state.slots.get(agent) or state.pauses.agent(agent) or cooling.closed(state, agent, now):
         return False
     moment = spread_until(state, agent)
@@ -143,7 +149,7 @@ def spread_until(state: State, agent: str) -> int | None:
 
 def lacking(state: State, signature: Signature, reserved: int | None = None, key: int = 0) -> str | None:
     """The name of the first thing that a job of this signature lacks beside slots, or None."""
-    if state.pauses.group(signature.group):
+    if _group_shut(state, signature):
         return f"group:{signature.group}"
     for account in signature.quotas:
         if quotas.exhausted(state, account):
@@ -185,12 +191,29 @@ def reserve(state: State, now: int) -> int | None:
 
 
 def _stands_in_line(state: State, job: Job, now: int) -> bool:
-    terms = job.terms
-    return job.status is Status.QUEUED and is_open(state, terms.agent, now) and not state.pauses.group(terms.group)
+    if job.status is not Status.QUEUED or not is_open(state, job.terms.agent, now, interactive=job.terms.interactive):
+        return False
+    return not _group_shut(state, state.signature(job))
 
 
 def _first(state: State, now: int) -> int | None:
-    """The first job in order of those that nobody has paused."""
-    keys = [lane.first(state.pauses.group) for name, lane in state.lanes.items() if is_open(state, name, now)]
+    """The first job in order of those that nobody has paused and that are within their hours."""
+    keys = []
+    for name, lane in state.lanes.items():
+        if is_open(state, name, now, interactive=True):
+            outside = windows.holds(state, name)
+            keys.append(lane.first(partial(_shut, state, outside)))
     found = [key for key in keys if key is not None]
     return job_of(min(found)) if found else None
+
+
+def _shut(state: State, outside: bool, signature: Signature) -> bool:
+    """Whether a pause or hours keep back jobs of this signature; `outside` those of their agent."""
+    return (outside and not signature.interactive) or _group_shut(state, signature)
+
+
+def _group_shut(state: State, signature: Signature) -> bool:
+    group = signature.group
+    if group is None:
+        return False
+    return state.pauses.group(group) or (not signature.interactive and f"group:{group}" in state.windows.shut)

@@ -17,6 +17,7 @@ from opusd.core.lifecycle import ALIVE, Status
 from opusd.core.order import Heir, key_at, place, rank_key
 from opusd.core.quotas import Accounts
 from opusd.core.ready import Lane, Signature
+from opusd.core.windows import Windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,6 +65,7 @@ class State:
         self.held_needs: Counter[str] = Counter()
         self.accounts = Accounts(limits)
         self.tree_sizes: dict[int, int] = {}
+        self.windows = Windows(limits)
         self.submissions: dict[int, deque[int]] = {}  # root -> when its agents submitted, of the last minute
         self.cooling: dict[str, Cooling] = {}  # agents whose provider limits them
         self.last_start: dict[str, int] = {}  # agent -> when it last started a job, for starts_per_minute
@@ -87,6 +89,7 @@ class State:
         }
         self.lanes = {}
         self.accounts.relimit(limits, self.jobs.values())
+        self.windows.relimit(limits)
         alike: dict[int, tuple[Job, list[int]]] = {}
         for job in self.jobs.values():
             if job.status is Status.QUEUED:

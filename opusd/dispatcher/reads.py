@@ -10,7 +10,7 @@ import msgspec
 from opusd.agents.spec import Chunk
 from opusd.api import results
 from opusd.api import types as wire
-from opusd.core import cooling, explain, quotas
+from opusd.core import cooling, explain, quotas, windows
 from opusd.core.errors import InvalidParams, NotFound
 from opusd.core.job import Source, Tier
 from opusd.core.lifecycle import ALIVE, Status
@@ -253,10 +253,14 @@ class ReadVerbs:
             busy = state.agent_busy(name)
             accounts = self._accounts(session.caller, params.source)
             queued, most = self._tightest(name, accounts)
+            hours = windows.opening(state, name, now)
             shut = state.draining or state.pauses.everything() or state.pauses.agent(name)
             wait = None if shut else explain.estimated_wait(state, name, lane, median)
             full = queued >= most
             held = any(quotas.exhausted(state, account) for account in accounts)
+            if wait is not None and hours is not None:
+                wait += hours - now
+            held = held or hours is not None
             free = not shut and not held and busy < slots and state.pool_busy() < state.max_concurrent and not lane
             return results.Capacity(
                 state="full" if full else "open" if free else "busy",

@@ -185,6 +185,13 @@ def test_an_unknown_key_is_named_with_its_table_and_the_nearest_that_exists(data
         ({"groups": {"x": {"max_running": 0}}}, "groups.x.max_running: expected a number >= 1"),
         ({"quotas": {"source": {"robot": {}}}}, "quotas.source.robot: [quotas.source] has no key 'robot'"),
         ({"routes": [{}]}, "routes[1].agent is missing"),
+        ({"groups": {"x": {"window": "22-6"}}}, "groups.x.window: '22-6' is no window such as 22:00-06:00"),
+        ({"groups": {"x": {"timezone": "UTC"}}}, "groups.x.timezone: of which window? Set window too"),
+        (agents(claude=CLAUDE | {"window": "sat"}), "agents.claude.window: 'sat' ends with days that have no times"),
+        (
+            agents(claude=CLAUDE | {"window": "1:00-2:00", "timezone": "Europe/Berlim"}),
+            "agents.claude.timezone: 'Europe/Berlim' is no time zone; the nearest is 'Europe/Berlin'",
+        ),
         ({"resources": {"gpu": -1}}, "resources.gpu: expected a number >= 0"),
         ({"routes": {"agent": "pull"}}, "routes is a list of tables ([[routes]]), not a table"),
         ({"routes": [3]}, "routes[1] is a table, not a number"),

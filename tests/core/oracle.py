@@ -92,8 +92,8 @@ def next_start(state: State, jobs: dict[int, Job], now: int, reserved: int | Non
     order = in_order(state, jobs, now)
     for place, number in enumerate(order):
         job = jobs[number]
-        agent, group = job.terms.agent, job.terms.group
-        if not state.slots.get(agent) or {f"agent:{agent}", f"group:{group}"} & state.pauses.names:
+        agent = job.terms.agent
+        if not stands_in_line(state, job, now):
             continue
         if any(
             sum(1 for other in running if holds(other) and other.id not in state.lent) >= quota.max_running
@@ -136,8 +136,10 @@ def _by(job: Job) -> str:
     return f"job:{job.root}" if by.startswith("job:") else by
 
 
-def stands_in_line(state: State, job: Job | None) -> bool:
-    """Whether nothing that a person did keeps this queued job from running."""
+def stands_in_line(state: State, job: Job | None, now: int) -> bool:
+    """Whether nothing that a person did, and no hours, keep this queued job from running."""
     if job is None or job.status is not Status.QUEUED or not state.slots.get(job.terms.agent):
         return False
-    return not {f"agent:{job.terms.agent}", f"group:{job.terms.group}"} & state.pauses.names
+    names = {f"agent:{job.terms.agent}", f"group:{job.terms.group}"}
+    shut = {name for name in names & state.limits.hours.keys() if not state.limits.hours[name].at(now)[0]}
+    return not names & state.pauses.names and (job.terms.interactive or not shut)

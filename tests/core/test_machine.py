@@ -19,7 +19,7 @@ from opusd.core.lifecycle import ALIVE, Status
 from opusd.core.limits import Agent, Limits, Quota
 from opusd.core.retry import PRESETS
 from tests.core import oracle
-from tests.core.world import HOUR, MINUTE, SECOND, World, depends, submission
+from tests.core.world import HOUR, MINUTE, SECOND, Shifts, World, depends, submission
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,6 +45,7 @@ RULES = Limits(
     submitter=Quota(max_running=4, max_queued=30),
     sources={"automated": Quota(max_running=1, max_queued=4), "agent": Quota(max_running=1)},
     max_submissions_per_minute=3,
+    hours={"agent:codex": Shifts(20 * MINUTE, HOUR), "group:free": Shifts(2 * HOUR, 3 * HOUR)},
 )
 ENDINGS = (None, None, None, "agent_error", "lost", "auth", "verify_failed")
 JUMPS = (0, 1, SECOND, 20 * SECOND, 4 * MINUTE, 11 * MINUTE, HOUR, 5 * HOUR)
@@ -375,10 +376,10 @@ class Driver:
     def _reserve(self, jobs: dict[int, Job]) -> None:
         """Who was first in order for ten minutes, of those that nobody paused, reserves until it starts."""
         state, now = self.world.state, self.world.now
-        if self.holder is not None and not oracle.stands_in_line(state, jobs.get(self.holder)):
+        if self.holder is not None and not oracle.stands_in_line(state, jobs.get(self.holder), now):
             self.holder = None
         if self.holder is None:
-            line = [job for job in oracle.in_order(state, jobs, now) if oracle.stands_in_line(state, jobs[job])]
+            line = [job for job in oracle.in_order(state, jobs, now) if oracle.stands_in_line(state, jobs[job], now)]
             if not line or self.first is None or self.first[0] != line[0]:
                 self.first = (line[0], now) if line else None
             if self.first is not None and now - self.first[1] >= RULES.reserve_after:
@@ -389,6 +390,8 @@ class Driver:
         running = [job for job in state.jobs.values() if job.status in ALIVE]
         for job in started:
             terms = job.terms
+            for name in (f"agent:{terms.agent}", f"group:{terms.group}"):
+                assert terms.interactive or name not in RULES.hours or RULES.hours[name].at(self.world.now)[0]
             if not job.run.over:
                 mine = [
                     o for o in running if o.terms.agent == terms.agent and not o.run.over and o.id not in state.lent

@@ -197,10 +197,10 @@ def test_first_passes_over_paused_groups_but_not_over_those_that_lack() -> None:
     lane.push(3, PLAIN)
     assert lane.best(lambda signature, _: "need:gpu" if signature == GPU else None) == 1
     assert lane.first(lambda _: False) == 1
-    assert lane.first(lambda group: group == "small") == 2
+    assert lane.first(lambda signature: signature.group == "small") == 2
     lane.remove(2)
     lane.remove(3)
-    assert lane.first(lambda group: group == "small") is None
+    assert lane.first(lambda signature: signature.group == "small") is None
 
 
 def test_a_key_that_comes_back_with_another_signature_belongs_to_that_one_alone() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
 from opusd.core import admission, attempts, commands, cooling, scheduler
 from opusd.core.access import Caller
 from opusd.core.admission import Facts, Submission
@@ -35,6 +37,21 @@ AGENTS = {
     "codex": Agent("codex", slots=1, retry=PRESETS["none"], may_submit=("codex", "exec")),
     "pull": Agent("pull", slots=0),
 }
+
+
+class Shifts(msgspec.Struct, frozen=True):
+    """Hours that are open for the first part of each period, counted from 1970."""
+
+    open: int
+    period: int
+
+    def __str__(self) -> str:
+        return f"{self.open // SECOND} s of {self.period // SECOND} s"
+
+    def at(self, now: int) -> tuple[bool, int]:
+        begin = now - now % self.period
+        is_open = now - begin < self.open
+        return is_open, begin + (self.open if is_open else self.period)
 
 
 def limits(**changed: Any) -> Limits:

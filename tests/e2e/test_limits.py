@@ -2,6 +2,7 @@
 
 import json
 import signal
+from datetime import UTC, datetime, timedelta
 
 QUOTAS = """
 max_concurrent = 8
@@ -100,3 +101,49 @@ def test_a_runaway_agent_is_slowed_down_and_told_when_to_go_on(build):
     data = replies[2]["error"]["data"]
     assert (data["code"], data["quota"], data["limit"]) == ("quota_exceeded", "max_submissions_per_minute", 2)
     assert 0 < data["retry_after"] <= 60
+
+
+def window(hours):
+    """One hour of the day that begins so many hours from now, in UTC."""
+    begin = datetime.now(UTC) + timedelta(hours=hours)
+    return f"{begin:%H:%M}-{begin + timedelta(hours=1):%H:%M}"
+
+
+def in_hours(words, group=""):
+    return f"""
+[groups.night]
+{group}
+[agents.echo]
+argv = ["true"]
+stdin = "none"
+window = "{words}"
+timezone = "UTC"
+"""
+
+
+def test_jobs_wait_for_the_window_of_their_agent_and_humans_do_not(build):
+    later = window(3)
+    house = build(in_hours(later, f'window = "{later}"\ntimezone = "UTC"'))
+    job = house.submit(agent="echo", prompt="x")
+    assert job["reason"] == f"agent echo runs {later} UTC"
+    grouped = house.submit("true", group="night")
+    constraint, *_ = house("job.why", id=grouped["id"])["constraints"]
+    assert (constraint["kind"], constraint["detail"]) == ("window", f"group night runs {later} UTC")
+    opens = datetime.fromisoformat(constraint["until"])
+    assert timedelta(hours=2) < opens - datetime.now(UTC) <= timedelta(hours=3)
+    capacity = house("queue.capacity", agent="echo")
+    assert capacity["state"] == "busy"
+    assert house.ended(house.submit(agent="echo", prompt="x", interactive=True))["status"] == "completed"
+    assert house("system.info")["config"]["windows"] == {"agent:echo": f"{later} UTC", "group:night": f"{later} UTC"}
+    house.restart()
+    assert house.get(job)["status"] == "queued"
+    house.configure(in_hours(window(-0.5)))
+    house("system.reload")
+    assert [one["status"] for one in house.ended(job, grouped)] == ["completed"] * 2
+
+
+def test_a_window_that_is_none_is_refused_by_name(build):
+    house = build(in_hours("22-06"), start=False)
+    status, said = house.refuse()
+    assert status == 78
+    assert "agents.echo.window: '22-06' is no window such as 22:00-06:00" in said
