@@ -9,7 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime, tzinfo
-from typing import Protocol
+from pathlib import Path
+from typing import Final, Protocol
+
+_AT_ONCE: Final = 1_000_000
+_LOOKS: Final = 10
+"""Two clocks are read within so many nanoseconds, else as close together as so many looks bring: we may be held up."""
 
 
 class Clock(Protocol):
@@ -23,6 +28,12 @@ class Clock(Protocol):
 
     def zone(self) -> tzinfo:
         """The zone of the machine's clock, as it is now."""
+
+    def offset(self) -> int:
+        """Microseconds of wall time less monotonic time: within one boot only a jump of either changes it."""
+
+    def boot(self) -> str:
+        """Which boot the monotonic time counts in."""
 
     async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
         """Until the event is set or so many seconds have passed (None: no bound); whether the event is set.
@@ -42,6 +53,20 @@ class SystemClock:
 
     def zone(self) -> tzinfo:
         return datetime.fromtimestamp(time.time()).astimezone().tzinfo or UTC
+
+    def offset(self) -> int:
+        best = None
+        for _ in range(_LOOKS):
+            before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+            if best is None or after - before < best[0]:
+                best = (after - before, (wall - (before + after) // 2) // 1000)
+            if best[0] <= _AT_ONCE:
+                break
+        assert best is not None
+        return best[1]
+
+    def boot(self) -> str:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
     async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
         if event.is_set():

@@ -17,7 +17,7 @@ from opusd.agents.pool import AgentPool
 from opusd.clock import Clock, SystemClock
 from opusd.config import Config, ConfigError
 from opusd.config.shown import shown
-from opusd.core import cooling
+from opusd.core import cooling, timekeeping
 from opusd.core.errors import Conflict, OpusError
 from opusd.core.state import Pauses, State
 from opusd.dispatcher.answers import AnswerVerbs
@@ -114,17 +114,20 @@ class Daemon:
         """
         gc.disable()
         try:
-            self._build(await self._store.load_active(), pool)
+            snapshot = await self._store.load_active()
+            newest = await self._store.events(snapshot.last_event - 1, 1)
+            self._build(snapshot, newest[0].time if newest else 0, pool)
         finally:
             gc.enable()
         gc.freeze()
 
-    def _build(self, snapshot: Snapshot, pool: AgentPool) -> None:
+    def _build(self, snapshot: Snapshot, seen: int, pool: AgentPool) -> None:
         config, settings = self._config, self._settings
         self._state = state = State(config.limits())
         state.load(snapshot.jobs)
         state.last_job, state.last_event = snapshot.last_job, snapshot.last_event
         _restore(state, snapshot.settings)
+        state.timeline = timekeeping.restore(snapshot.settings, seen)
         self._tally = Tally(snapshot)
         self._launching = Launching(
             base=dict(os.environ),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 
-from opusd.agents.kernel import boot_seconds
+from opusd.agents.kernel import monotonic_seconds
 from opusd.agents.spec import Ended, Exit
 from opusd.agents.traces import read_orders
 from opusd.agents.watch import Waiter
@@ -30,7 +30,7 @@ class Stage(Enum):
 class Attempt:
     """`generation` is of the launcher that forked its shim, 0 when that was an earlier daemon's.
 
-    `orders` holds `kill_at` and `deadline` in seconds since boot: signals carry no numbers, and the shim is to
+    `orders` holds `kill_at` and `deadline` in `monotonic_seconds`: signals carry no numbers, and the shim is to
     carry on with them when the daemon is gone.
     """
 
@@ -73,7 +73,7 @@ class Attempt:
             return
         written = self.write_orders()
         self.signal(signal.SIGTERM, signal.SIGCONT)
-        left = kill_at - boot_seconds()
+        left = kill_at - monotonic_seconds()
         if left <= 0:
             self.signal(signal.SIGUSR1)
         elif not written and self.stage is Stage.RUNNING:  # a full disk: then the time is kept here

@@ -31,9 +31,13 @@ def prctl(option: int, argument: int | bytes) -> None:
     _libc.prctl(option, argument, 0, 0, 0)
 
 
-def boot_seconds() -> float:
-    """Seconds since boot, suspended time included: what deadlines in the folder's files are counted in."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+def monotonic_seconds() -> float:
+    """Seconds since boot without suspended time: what deadlines in the folder's files are counted in.
+
+    Every process of one boot counts alike, so a later daemon reads what an earlier one wrote; and as nothing runs
+    while the machine is suspended, no agent's time passes.
+    """
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def boot_id() -> str:

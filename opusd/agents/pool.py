@@ -113,13 +113,13 @@ class AgentPool:
         """
         known = self._attempts.get((job, attempt))
         if known is not None:
-            known.end_by(kernel.boot_seconds() + max(0.0, grace))
+            known.end_by(kernel.monotonic_seconds() + max(0.0, grace))
 
     def set_deadline(self, job: int, attempt: int, seconds: float | None) -> None:
         """A running attempt's timeout has moved: its shim is told, for the case that no daemon is there by then."""
         known = self._attempts.get((job, attempt))
         if known is not None:
-            known.orders["deadline"] = None if seconds is None else kernel.boot_seconds() + seconds
+            known.orders["deadline"] = None if seconds is None else kernel.monotonic_seconds() + seconds
             known.write_orders()
 
     async def recover(self, running: Sequence[tuple[int, int, str, float | None]]) -> None:

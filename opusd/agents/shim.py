@@ -23,8 +23,8 @@ from .kernel import (
     PR_SET_NAME,
     PR_SET_PDEATHSIG,
     boot_id,
-    boot_seconds,
     descendants,
+    monotonic_seconds,
     parent_and_start,
     pid_namespace,
     prctl,
@@ -131,7 +131,7 @@ class Keeper:
         self._look_at = 0.0
         self._late = False
         deadline = launch["deadline_s"]
-        self._deadline = None if deadline is None else boot_seconds() + deadline
+        self._deadline = None if deadline is None else monotonic_seconds() + deadline
         with open(f"{folder}/exit.new", "wb") as file:
             file.write(b" " * RECORD_BYTES)
 
@@ -176,7 +176,7 @@ class Keeper:
             grew = self._log.cap() if self._log is not None else False
             if self._write_record() and childless:
                 return
-            now = boot_seconds()
+            now = monotonic_seconds()
             if now >= min(self._look_at, self._overdue_at()):
                 self._look_at = now + QUIET_SECONDS
                 self._heed_orders(now, told=False)
@@ -187,7 +187,7 @@ class Keeper:
                 pause = max(0.0, min(pause, self._overdue_at() - now))
             heard = signal.sigtimedwait(_SIGNALS, pause)
             if heard is not None and heard.si_signo == signal.SIGTERM:
-                self._heed_orders(boot_seconds(), told=True)
+                self._heed_orders(monotonic_seconds(), told=True)
             elif heard is not None and heard.si_signo == signal.SIGUSR1:
                 self._end_by(0.0)
 
@@ -232,7 +232,7 @@ class Keeper:
 
     def _ended(self, record: str) -> None:
         self._record = record
-        now = boot_seconds()
+        now = monotonic_seconds()
         self._recorded_by = now + RECORD_PATIENCE
         self._end_by(now + self._launch["grace_s"])
 
@@ -251,7 +251,7 @@ class Keeper:
                 os.close(file)
             os.rename(f"{self._folder}/exit.new", f"{self._folder}/exit")
         except OSError:
-            return self._recorded_by is not None and boot_seconds() >= self._recorded_by
+            return self._recorded_by is not None and monotonic_seconds() >= self._recorded_by
         self._record = None
         return True
 

@@ -178,8 +178,7 @@ def _admit(decision: Decision, number: int, submission: Submission, batch: _Batc
     if job.status is Status.QUEUED and not terms.interactive:  # a human's message comes in though machines filled it
         _room(state, agent, batch)
         quotas.require_room(state, job)
-    decision.put(None, job, "submitted", spec=submission.spec)
-    return decision.cancel_unmet(job)
+    return decision.cancel_unmet(decision.put(None, job, "submitted", spec=submission.spec))
 
 
 def _ancestors(state: State, submission: Submission, batch: _Batch, caller: Caller) -> tuple[int, ...]:

@@ -57,6 +57,7 @@ def start(decision: Decision, job: Job, *, attempt_id: str, token_hash: bytes, o
         started_at=now,
         timeout_at=None if timeout is None else now + timeout,
         answered=extra is not None and extra.answered,
+        skew=decision.state.timeline.skew,
     )
     after = decision.step(job, Step.START, run=run, attempts=run.attempt, started_at=now)
     if run.answered:
@@ -108,7 +109,7 @@ def end(decision: Decision, job: Job, attempt: int, ended: End, outcome: Outcome
     run = job.run
     if run is None or run.attempt != attempt:
         return job
-    failure, message = _classify(run, ended)
+    failure, message = _classify(job, ended)
     row = Attempt(
         job=job.id,
         agent=job.terms.agent,
@@ -203,12 +204,14 @@ def add_usage(known: dict[str, Any] | None, more: dict[str, Any] | None) -> dict
     return {name: more.get(name) if known.get(name) is None else known[name] + (more.get(name) or 0) for name in names}
 
 
-def _classify(run: Run, ended: End) -> tuple[FailureClass | None, str | None]:
+def _classify(job: Job, ended: End) -> tuple[FailureClass | None, str | None]:
     """The class of an attempt that the daemon ended is the daemon's reason, unless its result was in first."""
+    run = job.run
+    assert run is not None
     if run.ending is None or (ended.failure is None and ended.first):
         return ended.failure, ended.message
     if run.ending is Ending.TIMEOUT:
-        limit = "" if run.timeout_at is None else f" after {(run.timeout_at - run.started_at) / 1e6:g} s"
+        limit = "" if job.terms.timeout is None else f" after {job.terms.timeout / 1e6:g} s"
         return FailureClass.TIMEOUT, f"timed out{limit}"
     if run.ending is Ending.STALL:
         return FailureClass.STALLED, "neither output nor a heartbeat for too long"

@@ -224,7 +224,8 @@ def update(decision: Decision, job: Job, spec: Spec, edit: Edit, facts: Facts, v
     changed = _edited_spec(spec, edit)
     after = replace(job, terms=_edited_terms(decision.state, job, spec, edit))
     if edit.timeout is not UNSET and job.run is not None:
-        limit = None if edit.timeout is None else job.run.started_at + edit.timeout
+        jumped = decision.state.timeline.skew - job.run.skew
+        limit = None if edit.timeout is None else job.run.started_at + jumped + edit.timeout
         after = replace(after, run=replace(job.run, timeout_at=limit))
     extra: dict[str, Any] = {"spec": changed if changed != spec else None, "detail": {"fields": sorted(given)}}
     if given & _PLACED:

@@ -28,12 +28,16 @@ _JITTER: Final = 0.1
 
 
 class Cooling(msgspec.Struct, frozen=True):
-    """`strikes` counts limits in a row without a good attempt between; `probe` goes first, since `since`."""
+    """`strikes` counts limits in a row without a good attempt between; `probe` goes first, since `since`.
+
+    `named`: the provider named `until`, which then is a time of the wall's clock; else it is so long from the limit.
+    """
 
     until: int
     strikes: int = 1
     probe: int | None = None
     since: int | None = None
+    named: bool = False
 
 
 def closed(state: State, agent: str, now: int) -> bool:
@@ -63,16 +67,17 @@ def limited(decision: Decision, agent: str, named: int | None, chance: float) ->
     now, cooling = decision.now, decision.state.cooling.get(agent)
     already = cooling is not None and now < cooling.until
     strikes = 1 if cooling is None else cooling.strikes if already else cooling.strikes + 1
-    if named is not None and now < named <= now + BELIEVED:
+    believed = named is not None and now < named <= now + BELIEVED
+    if named is not None and believed:
         until = named
     else:
         wait = min(MINUTE << min(strikes - 1, 10), HOUR)
         until = now + int(wait * (1 + _JITTER * chance))
         if already and cooling is not None:
             until = cooling.until  # said already by another attempt of the same minute
-    if already and cooling is not None:
-        until = max(until, cooling.until)
-    _set(decision, agent, Cooling(until=until, strikes=strikes))
+    if already and cooling is not None and cooling.until >= until:
+        until, believed = cooling.until, cooling.named
+    _set(decision, agent, Cooling(until=until, strikes=strikes, named=believed))
     decision.note("agent.cooling", detail={"agent": agent, "until": to_rfc3339(until), "named": named is not None})
     return until
 
@@ -126,6 +131,16 @@ def ready(decision: Decision, agent: str) -> None:
     if agent in decision.state.cooling:
         _set(decision, agent, None)
         decision.note("agent.ready", detail={"agent": agent})
+
+
+def shift(decision: Decision, by: int) -> None:
+    """The wall's clock has jumped: what lasts a while moves with it, a reset that a provider named does not."""
+    for agent, cooling in list(decision.state.cooling.items()):
+        until = cooling.until if cooling.named else cooling.until + by
+        since = None if cooling.since is None else cooling.since + by
+        moved = replace(cooling, until=until, since=since)
+        if moved != cooling:
+            _set(decision, agent, moved)
 
 
 def restore(kept: dict[str, Any]) -> dict[str, Cooling]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from opusd.core import timekeeping
 from opusd.core.dependencies import judge
 from opusd.core.job import Attempt, Change, Edge, EdgeState, Event, IfUnmet, Job, Outcome, Spec
 from opusd.core.lifecycle import Status, Step, advance
@@ -56,6 +57,7 @@ class Decision:
         """Record one step of one job with its row in the audit trail; the version grows by one."""
         if before is not None:
             after = replace(after, version=before.version + 1)
+        after = timekeeping.dated(self.state, before, after, self.now)
         event = Event(
             cursor=self._cursor(),
             time=self.now,

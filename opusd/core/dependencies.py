@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from opusd.core.job import Edge, EdgeState, IfUnmet, Job, On, Tier
 from opusd.core.lifecycle import FINAL, Status
-from opusd.core.order import Heir, critical_since
+from opusd.core.order import Heir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -145,7 +145,7 @@ class Inheritance:
 
     def _passed(self, job: Job) -> Heir:
         inherited = self._best.get(job.id)
-        own = Heir(job.tier, job.id, critical_since(job))
+        own = Heir(job.tier, job.id, job.ready_since)
         if inherited is None or inherited.tier < own.tier:
             return own
         if inherited.tier is own.tier and (own.tier is not Tier.CRITICAL or own.since <= inherited.since):

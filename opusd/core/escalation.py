@@ -53,10 +53,10 @@ def carry_on(decision: Decision, job: Job, spec: Spec, previous: dict[str, Any])
         created_at=decision.now,
         queued_at=job.queued_at if job.queued_at is not None else decision.now,
         ancestors=job.ancestors,
-        extra=Extra(escalated_from=job.id),
+        extra=Extra(escalated_from=job.id, skew=job.extra.skew if job.extra is not None else 0),
     )
     told = replace(spec, previous=[*spec.previous, previous], digest=b"")
-    decision.put(None, link, "submitted", spec=told, detail={"escalated_from": job.id}, actor="scheduler")
+    link = decision.put(None, link, "submitted", spec=told, detail={"escalated_from": job.id}, actor="scheduler")
     for number in sorted(state.dependents.get(job.id, ())):
         waiting = state.jobs[number]
         edges = tuple(replace(edge, upstream=link.id) if edge.upstream == job.id else edge for edge in waiting.edges)

@@ -109,6 +109,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     worker: str | None = None
     lease_until: int | None = None
     answered: bool = False  # it goes on with a person's answer
+    skew: int = 0  # by how much the wall's clock had jumped when it started: see timekeeping
 
 
 class Question(msgspec.Struct, frozen=True, gc=False):
@@ -131,9 +132,26 @@ class Extra(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=T
     fresh: bool = False  # the next attempt takes up no session
     escalated_from: int | None = None
     escalated_to: int | None = None
+    skew: int = 0  # by how much the wall's clock had jumped when the job became ready: see timekeeping
 
 
 PLAIN = Extra()
+_skewed: dict[int, Extra] = {}
+
+
+def kept(extra: Extra) -> Extra | None:
+    """None when there is nothing in it; one object for all that keep a skew and no more, which may be very many."""
+    if extra == PLAIN:
+        return None
+    skew = extra.skew
+    if not skew or extra != Extra(skew=skew):
+        return extra
+    if len(_skewed) > _MOST_SKEWS:
+        _skewed.clear()
+    return _skewed.setdefault(skew, extra)
+
+
+_MOST_SKEWS = 1000
 
 
 class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -158,8 +176,7 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     def with_extra(self, **fields: Any) -> Job:
         """This job with other extras; None when nothing is left that is worth keeping."""
-        extra = replace(self.extra or PLAIN, **fields)
-        return replace(self, extra=None if extra == PLAIN else extra)
+        return replace(self, extra=kept(replace(self.extra or PLAIN, **fields)))
 
     @property
     def escalated(self) -> bool:
@@ -184,18 +201,22 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return self.ancestors[0] if self.ancestors else self.id
 
     @property
-    def expires_at(self) -> int | None:
-        """When a ready job that never had an attempt gives up; None outside that."""
-        if self.status is not Status.QUEUED or self.attempts or self.terms.expires_in is None or self.queued_at is None:
+    def ready_since(self) -> int:
+        """When it became ready, or else was made, in steady time."""
+        at = self.queued_at if self.queued_at is not None else self.created_at
+        return at if self.extra is None else at - self.extra.skew
+
+    @property
+    def expiry(self) -> int | None:
+        """When a ready job that never had an attempt gives up, in steady time; None outside that."""
+        if self.status is not Status.QUEUED or self.attempts or self.terms.expires_in is None:
             return None
-        return self.queued_at + self.terms.expires_in
+        return self.ready_since + self.terms.expires_in
 
     @property
     def due(self) -> int | None:
-        """When time alone next changes this job."""
+        """When time alone next changes this job, its expiry aside."""
         match self.status:
-            case Status.QUEUED:
-                return self.expires_at
             case Status.SCHEDULED:
                 return self.run_at
             case Status.RETRYING:

@@ -3,6 +3,7 @@
 Score is `base[tier] + boost + rate * waited`, highest first. The rate is the same for all, so the
 difference of two scores never changes, and the order is that of a static number: the instant at which
 a job with no head start would have to be queued to stand in the same place. Nothing is ever re-scored.
+Instants are in steady time (see `timekeeping`), so no jump of the wall's clock puts a later job before an earlier.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ def rank_key(job: Job, points: Points, heir: Heir | None = None) -> int:
     """The place of a queued job as one integer, smallest first; equal scores: older queued_at, then id."""
     terms, since = job.terms, job.queued_at
     assert since is not None
-    tier = terms.tier if job.extra is None else job.tier
+    tier = terms.tier
+    if job.extra is not None:
+        tier, since = job.tier, job.ready_since
     if heir is not None and heir.tier > tier:
         tier = heir.tier
         if tier is Tier.CRITICAL:
@@ -86,19 +89,14 @@ def rank_key(job: Job, points: Points, heir: Heir | None = None) -> int:
     return key_at(since, place(tier, terms.boost, points), job.id)
 
 
-def critical_since(job: Job) -> int:
-    """First come first served among the critical: since when this one is ready, or else waits."""
-    return job.queued_at if job.queued_at is not None else job.created_at
-
-
 def job_of(key: int) -> int:
     return key & _ID_MASK
 
 
 def score(job: Job, points: Points, now: int, heir: Heir | None = None) -> float | None:
-    """The contract's score of a queued job; None for critical, which has no points."""
+    """The contract's score of a queued job at `now` in steady time; None for critical, which has no points."""
     own = job.tier
     tier = own if heir is None or heir.tier < own else heir.tier
     if tier is Tier.CRITICAL or job.queued_at is None:
         return None
-    return points.of(tier, job.terms.boost) + points.rate * (now - job.queued_at) / _HOUR
+    return points.of(tier, job.terms.boost) + points.rate * (now - job.ready_since) / _HOUR

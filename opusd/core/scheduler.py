@@ -69,11 +69,10 @@ def tick(decision: Decision, mint: Callable[[], tuple[str, bytes]]) -> Plan:
 def _due(decision: Decision, job: Job, plan: Plan) -> None:
     match job.status:
         case Status.QUEUED:
+            expires_at = decision.state.expires_at(job)
+            detail = {"expires_at": None if expires_at is None else to_rfc3339(expires_at)}
             gone = decision.put(
-                job,
-                decision.step(job, Step.EXPIRE, completed_at=decision.now),
-                "expired",
-                detail={"expires_at": None if job.expires_at is None else to_rfc3339(job.expires_at)},
+                job, decision.step(job, Step.EXPIRE, completed_at=decision.now), "expired", detail=detail
             )
             decision.settle(gone)
         case Status.SCHEDULED:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from functools import lru_cache
-from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from opusd.core.dependencies import Inheritance, unsatisfied
@@ -17,6 +16,8 @@ from opusd.core.lifecycle import ALIVE, Status
 from opusd.core.order import Heir, key_at, place, rank_key
 from opusd.core.quotas import Accounts
 from opusd.core.ready import Lane, Signature
+from opusd.core.timekeeping import Timeline
+from opusd.core.timers import Timers
 from opusd.core.windows import Windows
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class State:
         self.first: tuple[int, int] | None = None  # (job first in order, since when): see scheduler.reservation
         self.reserved: tuple[int, tuple[tuple[str, int], ...]] | None = None  # (key, needs) of the one that reserves
         self.inheritance = Inheritance(self._move)
-        self._timers: list[tuple[int, int]] = []
+        self.timeline = Timeline()
+        self._timers = Timers(self.jobs)
 
     def relimit(self, limits: Limits) -> None:
         """The configuration was read again. Sizes that people set stay until the configured value itself changes."""
@@ -138,9 +140,7 @@ class State:
             self._count(new, 1)
         if new.status in ALIVE:
             self.running[new.id] = new
-        due = new.due
-        if due is not None and (old is None or due != old.due):
-            self._remind(due, new.id)
+        self._timers.remind(old, new)
 
     def load(self, jobs: Iterable[Job]) -> None:
         """Fill an empty state: what `apply` would give for each, but at a million jobs in seconds."""
@@ -157,11 +157,9 @@ class State:
                 alike[id(job.terms) if job.extra is None else -job.id].append(job)
                 continue
             self._count(job, 1)
-            due = job.due
-            if due is not None:
-                self._timers.append((due, job.id))
+            self._timers.load((job,))
         self._load_queued(alike.values())
-        heapify(self._timers)
+        self._timers.loaded()
         for job in linked:
             self._link(None, job)
             self.inheritance.change(None, job, self.jobs.get)
@@ -172,13 +170,14 @@ class State:
         for jobs in alike:
             terms = jobs[0].terms
             shared = place(jobs[0].tier, terms.boost, self.limits.points)
-            found.append((jobs[0], [key_at(job.queued_at or 0, shared, job.id) for job in jobs]))
+            skew = 0 if jobs[0].extra is None else jobs[0].extra.skew
+            found.append((jobs[0], [key_at((job.queued_at or 0) - skew, shared, job.id) for job in jobs]))
             self.statuses[Status.QUEUED] += len(jobs)
             self.tiers[terms.tier] += len(jobs)
             self.agents[terms.agent] += len(jobs)
             self.accounts.count(jobs[0], len(jobs))
             if terms.expires_in is not None:
-                self._timers += [(job.due, job.id) for job in jobs if job.due is not None]
+                self._timers.load(jobs)
         self._fill_lanes(found)
 
     def _fill_lanes(self, alike: Iterable[tuple[Job, list[int]]]) -> None:
@@ -247,13 +246,21 @@ class State:
 
     def next_due(self) -> tuple[int, Job] | None:
         """The next job that time alone changes, and when."""
-        while self._timers:
-            due, number = self._timers[0]
-            job = self.jobs.get(number)
-            if job is not None and job.due == due:
-                return due, job
-            heappop(self._timers)
-        return None
+        return self._timers.next(self.timeline.skew)
+
+    def waiting_for_time(self, *statuses: Status) -> list[Job]:
+        """The jobs of these statuses that time alone changes."""
+        if not any(self.statuses[status] for status in statuses):
+            return []
+        return [job for _, job in self._timers.standing() if job.status in statuses]
+
+    def expires_at(self, job: Job) -> int | None:
+        """When the wall's clock will show a job's expiry, unless it jumps before; None for one that does not expire."""
+        return None if job.expiry is None else job.expiry + self.timeline.skew
+
+    def due(self, job: Job) -> int | None:
+        """When time alone next changes this job."""
+        return job.due if job.expiry is None else self.expires_at(job)
 
     def shape(self) -> dict[str, object]:
         """Everything that a rebuild must give again; for tests and for nothing else."""
@@ -271,9 +278,8 @@ class State:
             "needs": +self.held_needs,
             "quotas": (+self.accounts.queued, +self.accounts.running),
             "heirs": {job: (heir.tier, heir.since) for job, heir in self.inheritance.known().items()},
-            "timers": sorted(
-                {(due, job) for due, job in self._timers if job in self.jobs and self.jobs[job].due == due}
-            ),
+            "timers": sorted((at, job.id) for at, job in self._timers.standing()),
+            "timeline": self.timeline,
             "pauses": self.pauses.names,
             "cooling": self.cooling,
         }
@@ -288,12 +294,6 @@ class State:
         lane = self.lanes[job.terms.agent]
         lane.remove(rank_key(job, self.limits.points, old))
         lane.push(rank_key(job, self.limits.points, new), self.signature(job))
-
-    def _remind(self, due: int, number: int) -> None:
-        heappush(self._timers, (due, number))
-        if len(self._timers) > 2 * len(self.jobs) + 1024:  # jobs that left long before their time
-            self._timers = [(at, job.id) for job in self.jobs.values() if (at := job.due) is not None]
-            heapify(self._timers)
 
     def _count(self, job: Job, by: int) -> None:
         terms = job.terms

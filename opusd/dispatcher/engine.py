@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opusd.agents.adapters.text import Text
@@ -95,13 +96,12 @@ class Engine:
         """Take up the attempts that the registry calls running: adopt, put back, or learn how they ended."""
         self.pool = pool
         self._follower = Follower(pool.read_output, self._heard, self._log)
-        now = self.clock.now()
+        self.writer.fact(lambda _: None)  # the clock may have jumped while nobody looked
         running = []
         for job in self.state.running.values():
             run = job.run
             if run is not None and run.worker is None:
-                left = None if run.timeout_at is None else max(0.0, (run.timeout_at - now) / 1e6)
-                running.append((job.id, run.attempt, run.attempt_id, left))
+                running.append((job.id, run.attempt, run.attempt_id, self._left(self._reached(run.timeout_at))))
         await pool.recover(running)
 
     async def run(self) -> None:
@@ -192,26 +192,33 @@ class Engine:
 
     def stop_after(self, decision: Decision, job: Job) -> None:
         """Once this decision is on disk, end the attempt of `job` as its run says."""
-        decision.effects.append(lambda: self._stop(job))
+        decision.effects.append(partial(self._stop, job, self._reached(None if job.run is None else job.run.kill_at)))
 
-    def _stop(self, job: Job) -> None:
+    def _stop(self, job: Job, kill: float | None) -> None:
+        """Kill what is left at `kill` of the monotonic clock; None: at once."""
         run = job.run
         if run is None or run.ending is None or run.worker is not None or self.pool is None:
             return
         self._stopped.add((job.id, run.attempt))
-        grace = 0.0 if run.kill_at is None else max(0.0, (run.kill_at - self.clock.now()) / 1e6)
-        self.pool.stop(job.id, run.attempt, grace)
+        self.pool.stop(job.id, run.attempt, self._left(kill) or 0.0)
 
     def deadline_after(self, decision: Decision, job: Job) -> None:
         """Once this decision is on disk, let the attempt's shim know its new timeout."""
+        deadline = self._reached(None if job.run is None else job.run.timeout_at)
 
         def act() -> None:
             run = job.run
             if run is not None and run.worker is None and self.pool is not None:
-                left = None if run.timeout_at is None else max(0.0, (run.timeout_at - self.clock.now()) / 1e6)
-                self.pool.set_deadline(job.id, run.attempt, left)
+                self.pool.set_deadline(job.id, run.attempt, self._left(deadline))
 
         decision.effects.append(act)
+
+    def _reached(self, moment: int | None) -> float | None:
+        """When the monotonic clock reaches a moment of memory, in seconds: no jump from now on changes that."""
+        return None if moment is None else (moment - self.state.timeline.offset) / 1e6
+
+    def _left(self, reached: float | None) -> float | None:
+        return None if reached is None else max(0.0, reached - self.clock.monotonic())
 
     async def _launch(self, job: Job) -> None:
         run = job.run
@@ -261,7 +268,7 @@ class Engine:
                 if job is not None:
                     self.spawn(self._follow_adopted(job))
                     if key not in self._stopped:
-                        self._stop(job)
+                        self._stop(job, self._reached(None if job.run is None else job.run.kill_at))
             case NeverRan():
                 self._stopped.discard(key)
                 if self._follower is not None:

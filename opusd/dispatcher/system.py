@@ -74,8 +74,9 @@ class SystemVerbs:
 
     def _oldest(self) -> float | None:
         jobs = islice(self._desk.state.jobs.values(), _LOOKED_AT)
-        queued = [job.queued_at for job in jobs if job.status is Status.QUEUED and job.queued_at is not None]
-        return None if not queued else max(0.0, (self._desk.now() - min(queued)) / 1e6)
+        queued = [job.ready_since for job in jobs if job.status is Status.QUEUED]
+        now = self._desk.now() - self._desk.state.timeline.skew
+        return None if not queued else max(0.0, (now - min(queued)) / 1e6)
 
     async def system_reload(self, session: Session, params: p.SystemReload) -> results.Done:
         del params

@@ -34,6 +34,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     score: float | None = None
     position: int | None = None
     ahead: int | None = None
+    expires_at: int | None = None
     heir: Heir | None = None
     waiting: tuple[int, ...] = ()  # the unfinished jobs that wait for it: of a new job these are all its dependents
 
@@ -47,9 +48,10 @@ def snapshot(state: State, job: Job, now: int) -> Snapshot:
     return Snapshot(
         job=job,
         reason=explain.reason(state, job, now) or "",
-        score=score(job, state.limits.points, now, heir) if position is not None else None,
+        score=score(job, state.limits.points, now - state.timeline.skew, heir) if position is not None else None,
         position=position,
         ahead=ahead,
+        expires_at=state.expires_at(job),
         heir=heir if heir is not None and heir.tier > job.terms.tier else None,
         waiting=tuple(sorted(state.dependents.get(job.id, ()))),
     )
@@ -127,7 +129,7 @@ def view(
         due_at=time_view(job.due_at),
         started_at=time_view(job.started_at),
         completed_at=time_view(job.completed_at),
-        expires_at=time_view(job.expires_at),
+        expires_at=time_view(seen.expires_at),
         timeout_at=None if run is None else time_view(run.timeout_at),
         progress=said.progress,
         error=None if outcome.error is None else msgspec.convert(outcome.error, wire.Failure),

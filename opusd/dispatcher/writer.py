@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from opusd.core import timekeeping
 from opusd.core.decision import Decision
 from opusd.core.errors import InternalError, OpusError, ShuttingDown, StorageUnavailable
 from opusd.store.base import Batch, CommitFailed, CommitRefused
@@ -77,6 +79,7 @@ class Writer:
         self._released = released
         self._changed = changed
         self._log = log
+        self._boot = clock.boot()
         self._open: deque[Entry[object]] = deque()
         self._flying: list[Entry[object]] = []
         self._postponed: deque[Entry[object]] = deque()
@@ -128,7 +131,7 @@ class Writer:
         if self._alone is not None:
             self._alone.append(entry)  # type: ignore[arg-type]
             return entry.future
-        decision = Decision(self.state, self._clock.now(), entry.actor)
+        decision = self._begun(entry.actor)
         try:
             entry.value = entry.decide(decision)
         except BaseException:
@@ -139,10 +142,19 @@ class Writer:
             self._release([entry])  # type: ignore[list-item]
             return entry.future
         self._open.append(entry)  # type: ignore[arg-type]
-        if entry.rows:
+        if entry.rows or decision.settings:
             self._changed()  # woken before the writer: what the next tick starts goes to disk with what made it ready
         self._wake.set()
         return entry.future
+
+    def _begun(self, actor: str) -> Decision:
+        """A decision that has seen to it, before all else, that the wall's clock may have jumped."""
+        decision = Decision(self.state, self._clock.now(), actor)
+        jump = timekeeping.look(decision, self._boot, self._clock.offset())
+        if jump:
+            said = partial(self._log, "clock.jumped", level="warning", seconds=jump / 1e6)
+            decision.effects.append(said)
+        return decision
 
     # --- committing -------------------------------------------------------------------------------
 
@@ -295,7 +307,7 @@ class Writer:
         if _is_mark(entry):
             _fail(entry, Undone())
             return False
-        decision = Decision(self.state, self._clock.now(), entry.actor)
+        decision = self._begun(entry.actor)
         try:
             entry.value = entry.decide(decision)
         except OpusError as error:

@@ -23,6 +23,7 @@ from opusd.core.job import (
     Outcome,
     Run,
     Spec,
+    kept,
 )
 from opusd.core.lifecycle import Status
 from opusd.store.base import Record
@@ -159,7 +160,7 @@ def job_from(row: Row, edges: tuple[Edge, ...] = ()) -> Job:
         retries=more.retries,
         losses=more.losses,
         run=more.run,
-        extra=more.extra,
+        extra=None if more.extra is None else kept(more.extra),
     )
 
 

@@ -12,9 +12,13 @@ START = 1_767_225_600_000_000
 
 
 class FakeClock:
-    """Both hands move together by `advance`; `set_wall` moves the wall's alone, as an administrator would."""
+    """Both hands move together by `advance`; `set_wall` and `jump` move the wall's alone, as an administrator would.
+
+    `boot_id` is what a test changes to reboot the machine.
+    """
 
     def __init__(self, start: int = START) -> None:
+        self.boot_id = "boot-1"
         self._monotonic_us = 0
         self._offset = start
         self._order = itertools.count()
@@ -29,6 +33,12 @@ class FakeClock:
 
     def zone(self) -> tzinfo:
         return UTC
+
+    def offset(self) -> int:
+        return self._offset
+
+    def boot(self) -> str:
+        return self.boot_id
 
     @property
     def waiting(self) -> int:
@@ -47,6 +57,10 @@ class FakeClock:
     def set_wall(self, us: int) -> None:
         """The wall clock is set to `us`, forth or back; nobody's wait changes."""
         self._offset = us - self._monotonic_us
+
+    def jump(self, seconds: float) -> None:
+        """The wall clock goes forth or back by so much at once: it was set, or the machine was suspended."""
+        self._offset += round(seconds * 1_000_000)
 
     async def wait(self, event: asyncio.Event, seconds: float | None) -> bool:
         if event.is_set() or (seconds is not None and seconds <= 0):

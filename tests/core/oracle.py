@@ -54,22 +54,23 @@ def waiters(jobs: dict[int, Job]) -> dict[int, set[int]]:
 
 def standing(job: Job, waiting: Iterable[Job], state: State, now: int) -> tuple[Fraction, Fraction, int, int]:
     """Sorts as section 4 says: critical first come first served; then by score, older queued_at, id."""
-    assert job.queued_at is not None
     points = state.limits.points
     waiting = list(waiting)
     tier = max([job.terms.tier, *(waiter.terms.tier for waiter in waiting)])
     if tier is Tier.CRITICAL:
-        since = job.queued_at
+        since = _since(job)
         if job.terms.tier is not Tier.CRITICAL:
-            since = min(
-                waiter.queued_at if waiter.queued_at is not None else waiter.created_at
-                for waiter in waiting
-                if waiter.terms.tier is Tier.CRITICAL
-            )
+            since = min(_since(waiter) for waiter in waiting if waiter.terms.tier is Tier.CRITICAL)
         return Fraction(-1), Fraction(since), 0, job.id
     base = {Tier.LOW: points.low, Tier.NORMAL: points.normal, Tier.URGENT: points.urgent}[tier]
-    score = base + job.terms.boost + Fraction(points.rate * (now - job.queued_at), 3_600_000_000)
-    return Fraction(0), -score, job.queued_at, job.id
+    score = base + job.terms.boost + Fraction(points.rate * (now - _since(job)), 3_600_000_000)
+    return Fraction(0), -score, _since(job), job.id
+
+
+def _since(job: Job) -> int:
+    """When it became ready, had the wall's clock never jumped."""
+    at = job.queued_at if job.queued_at is not None else job.created_at
+    return at - (job.extra.skew if job.extra is not None else 0)
 
 
 def in_order(state: State, jobs: dict[int, Job], now: int) -> list[int]:

@@ -122,14 +122,15 @@ class Driver:
         world = self.world
         world.now += self.pick(JUMPS)
         before = dict(world.known)
-        due = {job.id for job in before.values() if job.due is not None and job.due <= world.now}
+        due = {job.id for job in before.values() if (at := world.state.due(job)) is not None and at <= world.now}
         busy = world.state.pool_busy()
         plan = world.tick()
         self._judge_order(before, world.open[-1].changes)
         assert plan.wake_at is None or plan.wake_at > world.now
         for number in due:
             job = world.known[number]
-            assert job.final or job.due is None or job.due > world.now, "what was due was not done"
+            moment = world.state.due(job)
+            assert job.final or moment is None or moment > world.now, "what was due was not done"
         for job in plan.stop:
             assert job.run is not None
             assert job.run.ending is Ending.TIMEOUT
@@ -139,6 +140,14 @@ class Driver:
             assert world.state.pool_busy() <= max(busy, world.state.max_concurrent)
         self._judge_limits(plan.start)
         self._judge_rest()
+
+    def jump(self) -> None:
+        """Somebody sets the clock: as is seen at the next decision, since when who is first moves with it."""
+        state, before = self.world.state, self.world.state.timeline.skew
+        self.world.jump(self.pick((-5 * HOUR, -MINUTE, SECOND // 2, MINUTE, 72 * HOUR)))
+        self.world.decide(lambda _: None)
+        if self.first is not None:
+            self.first = (self.first[0], self.first[1] + state.timeline.skew - before)
 
     def end(self) -> None:
         number = self._running()
@@ -240,11 +249,13 @@ class Driver:
 
     def fail_to_commit(self) -> None:
         self.world.fail()
+        self.world.decide(lambda _: None)  # a jump that was undone is seen again
         self.attempt = dict(self.on_disk_attempt)
         self.world.state.lent &= self.world.state.running.keys()
 
     def restart(self) -> None:
         self.world.restart()
+        self.world.decide(lambda _: None)
         self.first = self.holder = None
         self.restarted = self.world.now
         self.attempt = dict(self.on_disk_attempt)
@@ -438,9 +449,9 @@ def _waits_for_itself(job: Job, jobs: dict[int, Job]) -> bool:
 
 
 STEPS = {
-    "submit": 8, "submit_batch": 2, "spawn": 4, "submit_key_again": 1, "tick": 9, "end": 6, "end_twice": 1, "lend": 2,
-    "cancel": 2, "hold": 2, "release": 2, "retry": 2, "update": 4, "refuse_half_way": 1, "pause": 1, "resume": 2,
-    "resize": 1, "commit": 4, "fail_to_commit": 1, "restart": 1,
+    "submit": 8, "submit_batch": 2, "spawn": 4, "submit_key_again": 1, "tick": 9, "end": 6, "end_twice": 1, "jump": 1,
+    "lend": 2, "cancel": 2, "hold": 2, "release": 2, "retry": 2, "update": 4, "refuse_half_way": 1, "pause": 1,
+    "resume": 2, "resize": 1, "commit": 4, "fail_to_commit": 1, "restart": 1,
 }  # fmt: skip
 
 

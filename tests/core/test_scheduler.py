@@ -283,7 +283,7 @@ def test_held_blocked_scheduled_backing_off_and_once_started_jobs_do_not_expire(
     world.pause("*")
     world.tick(HOUR)
     assert [world[job].status for job in (held, blocked, later, tried)] == ["held", "blocked", "queued", "queued"]
-    assert world[later].expires_at == world.now + HOUR
+    assert world.state.expires_at(world[later]) == world.now + HOUR
     world.tick(HOUR)
     assert world[later].status is Status.EXPIRED
 

@@ -28,6 +28,7 @@ def test_a_new_configuration_reorders_and_keeps_the_sizes_that_people_set() -> N
     order = oracle.in_order(state, state.jobs, world.now)
     assert order[0] == old.id
     fresh = State(new)
+    fresh.timeline = state.timeline
     fresh.load(state.jobs.values())
     assert fresh.shape() == {**state.shape(), "pauses": set()}
     assert world.started() == [old.id]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from opusd.core import admission, attempts, commands, cooling, scheduler
+from opusd.core import admission, attempts, commands, cooling, scheduler, timekeeping
 from opusd.core.access import Caller
 from opusd.core.admission import Facts, Submission
 from opusd.core.attempts import End
@@ -81,6 +81,8 @@ class World:
         self.limits = rules or limits(**changed)
         self.state = State(self.limits)
         self.now = START
+        self.offset = START  # the wall's clock less the monotonic one
+        self.boot = "boot-1"
         self.autocommit = autocommit
         self.disk: dict[int, Job] = {}
         self.settings: dict[str, Any] = {}
@@ -90,17 +92,31 @@ class World:
         self.open: list[Decision] = []
         self.watchers: list[Callable[[Change], None]] = []
         self._minted = count(1)
+        self._look()
+        self.commit()
 
     # --- deciding ---------------------------------------------------------------------------------
 
     def decide(self, verb: Callable[[Decision], T], actor: str = "user:1000") -> T:
         """What the dispatcher does: a refusal undoes the whole decision, else it joins the open batch."""
+        self._look()
         decision = Decision(self.state, self.now, actor)
         try:
             value = verb(decision)
         except Exception:
             decision.undo()
             raise
+        self._join(decision)
+        return value
+
+    def _look(self) -> None:
+        """Whether the clock has jumped; here a decision of its own, so that `known` knows before the next."""
+        decision = Decision(self.state, self.now, "scheduler")
+        timekeeping.look(decision, self.boot, self.offset)
+        if decision.settings:
+            self._join(decision)
+
+    def _join(self, decision: Decision) -> None:
         for change in decision.changes:
             for watch in self.watchers:
                 watch(change)
@@ -112,7 +128,6 @@ class World:
         self.open.append(decision)
         if self.autocommit:
             self.commit()
-        return value
 
     def commit(self) -> None:
         for decision in self.open:
@@ -127,14 +142,14 @@ class World:
         self.open = []
         self.known = dict(self.disk)
 
-    def restart(self) -> None:
-        """A new process: what was not on disk is lost, the rest is loaded."""
+    def restart(self, *, seen: int = 0) -> None:
+        """A new process: what was not on disk is lost, the rest is loaded. `seen`: when that was written last."""
         self.open = []
         self.known = dict(self.disk)
-        self.state = self.rebuilt()
+        self.state = self.rebuilt(seen)
         self.state.last_job = max(self.disk, default=0)
 
-    def rebuilt(self) -> State:
+    def rebuilt(self, seen: int = 0) -> State:
         """What a start would make of `known`."""
         settings = {
             **self.settings,
@@ -144,6 +159,7 @@ class World:
         state.load(job for job in self.known.values() if not job.final)
         state.cooling = cooling.restore(settings)
         state.pauses = Pauses(settings.get("paused", ()))
+        state.timeline = timekeeping.restore(settings, seen)
         state.max_concurrent = settings.get("pool", {"value": state.max_concurrent})["value"]
         for name in state.slots:
             state.slots[name] = settings.get(f"slots:{name}", {"value": state.slots[name]})["value"]
@@ -155,6 +171,11 @@ class World:
         keys = {job.key: (job.id, self.specs[job.id].digest) for job in self.known.values() if job.key is not None}
         links = {job.id: job.extra.escalated_to for job in self.known.values() if job.escalated}
         return Facts(finals=finals, links=links, keys=keys)
+
+    def jump(self, by: int) -> None:
+        """The wall's clock is set, forth or back, and no time passes."""
+        self.now += by
+        self.offset += by
 
     # --- verbs ------------------------------------------------------------------------------------
 
@@ -184,7 +205,9 @@ class World:
         number = now.attempts if attempt is None else attempt
         outcome = self.outcomes.get(now.id, Outcome())
         spec = self.specs[now.id]
-        return self.decide(lambda decision: attempts.end(decision, now, number, ended, outcome, spec), "scheduler")
+        return self.decide(
+            lambda decision: attempts.end(decision, self[job], number, ended, outcome, spec), "scheduler"
+        )
 
     def hold(self, job: Job | int, *, stop: bool = False, grace: int = 10 * SECOND) -> Job:
         return self.decide(lambda decision: commands.hold(decision, self[job], stop=stop, grace=grace))
@@ -205,13 +228,13 @@ class World:
     def answer(self, job: Job | int, question: int, text: str) -> Job:
         now = self[job]
         spec = self.specs[now.id]
-        return self.decide(lambda decision: commands.answer(decision, now, spec, question, text))
+        return self.decide(lambda decision: commands.answer(decision, self[job], spec, question, text))
 
     def update(self, job: Job | int, *, version: int | None = None, **fields: Any) -> Job:
         now = self[job]
         spec = self.specs[now.id]
         edit = Edit(**fields)
-        return self.decide(lambda decision: commands.update(decision, now, spec, edit, self.facts(), version))
+        return self.decide(lambda decision: commands.update(decision, self[job], spec, edit, self.facts(), version))
 
     def pause(self, name: str) -> None:
         self.decide(lambda decision: commands.pause(decision, name))

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from opusd.agents.spec import Launch
-from opusd.core import admission, commands
+from opusd.core import admission, commands, timekeeping
 from opusd.core.admission import Facts
 from opusd.core.errors import NotFound, StorageUnavailable
 from opusd.core.state import Pauses, State
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from opusd.core.job import Change, Event, Job, Outcome, Spec
 
 BOUND = 5.0
+BEGUN = {"clock": {"boot": FakeClock().boot(), "offset": FakeClock().offset()}}
+"""What an earlier daemon kept of the clock: so the first decision here keeps nothing of it."""
 
 
 class Paced(FailingStore):
@@ -149,6 +151,7 @@ async def rebuilt(store: Any, rules: Any) -> State:
     state.load(snapshot.jobs)
     state.last_job, state.last_event = snapshot.last_job, snapshot.last_event
     state.pauses = Pauses(snapshot.settings.get("paused", ()))
+    state.timeline = timekeeping.restore({**BEGUN, **snapshot.settings}, 0)
     return state
 
 
@@ -160,6 +163,7 @@ class Bench:
         self.clock = FakeClock()
         self.rules = limits(**changed)
         self.state = State(self.rules)
+        self.state.timeline = timekeeping.restore(BEGUN, 0)
         self.events: list[Event] = []
         self.changes: list[Change] = []
         self.log: list[tuple[str, dict[str, Any]]] = []
