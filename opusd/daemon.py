@@ -16,9 +16,11 @@ from opusd.agents.environment import check_argv
 from opusd.agents.pool import AgentPool
 from opusd.clock import Clock, SystemClock
 from opusd.config import Config, ConfigError
+from opusd.config.machine import Machine
 from opusd.config.shown import shown
 from opusd.core import cooling, timekeeping
 from opusd.core.errors import Conflict, OpusError
+from opusd.core.room import lacking
 from opusd.core.state import Pauses, State
 from opusd.dispatcher.answers import AnswerVerbs
 from opusd.dispatcher.desk import Desk
@@ -84,6 +86,7 @@ class Daemon:
         self._supervisor = supervisor or Supervisor()
         self._stopping = asyncio.Event()
         self._runs = settings.state_dir / "runs"
+        self._machine = Machine(settings.state_dir)
         self._store: Store = SqliteStore(settings.state_dir / "opusd.db")
         self._tally: Tally | None = None
         self._feed = Feed(0)
@@ -144,6 +147,7 @@ class Daemon:
             listen=self._launching.listen,
             released=self._released,
             log=self._log,
+            room=self._machine.room,
         )
         self._feed.cursor = snapshot.last_event
         self._desk = desk = Desk(self._engine)
@@ -243,7 +247,7 @@ class Daemon:
 
     def _about(self) -> dict[str, Any]:
         config = self._config
-        degraded = []
+        degraded = [*lacking(self._state.limits, self._machine.room())]
         if not self._pool.punches_holes:
             degraded.append("the file system of the state folder can't punch holes: long output is cut short instead")
         if (open_folder := exposed(self._settings.socket)) is not None:
@@ -352,6 +356,8 @@ def _restore(state: State, kept: dict[str, Any]) -> None:
 
 def _about_event(event: Event) -> dict[str, Any]:
     fields = {"job": event.job, "attempt": event.attempt, "actor": event.actor, "to": event.after}
+    if event.job is None and event.detail is not None:  # of the daemon itself: nothing in it is a job's
+        fields["reason"] = event.detail.get("reason")
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from datetime import UTC, tzinfo
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec.structs import asdict
@@ -56,6 +56,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_depth: int
     max_children: int
     max_submissions_per_minute: int | None
+    min_free_memory: int | None
+    min_free_disk: int | Literal["auto"] | None
     order: Order
     defaults: Defaults
     resources: dict[str, int]
@@ -105,6 +107,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             max_depth=self.max_depth,
             max_children=self.max_children,
             max_submissions_per_minute=self.max_submissions_per_minute,
+            min_free_memory=self.min_free_memory,
+            min_free_disk=self.min_free_disk,
             reserve_after=self.order.reserve_after,
             grace=self.defaults.grace,
             expires_in=self.defaults.expires_in,
@@ -158,6 +162,8 @@ def parse(data: Mapping[str, Any], *, pool: int = 3, zone: tuple[tzinfo, str] = 
         max_depth=file.max_depth,
         max_children=file.max_children,
         max_submissions_per_minute=file.max_submissions_per_minute,
+        min_free_memory=file.min_free_memory,
+        min_free_disk=file.min_free_disk,
         order=file.order,
         defaults=file.defaults,
         resources=dict(file.resources),

@@ -95,6 +95,10 @@ def _value(value: object, kind: Any, path: str, everywhere: Mapping[str, str]) -
             return None
         inner = [option for option in options if option is not types.NoneType]
         kind = inner[0] if len(inner) == 1 else kind
+    if Size in options:
+        if value in _choices(kind):
+            return value
+        kind = Size
     try:
         if kind is Duration:
             return parse_duration(value)  # type: ignore[arg-type]  # it refuses what is neither

@@ -1,4 +1,4 @@
-"""How many agents this machine can bear at once: `max_concurrent = "auto"`, from its processors and memory.
+"""How many agents this machine can bear at once (`max_concurrent = "auto"`), and what room it has at a moment.
 
 A container or a systemd unit may have less than the machine: the limits of every cgroup above this process
 count, of version 2 and of version 1. What can't be read limits nothing.
@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from opusd.core.room import Room
+
 GIB = 1 << 30
 MOST = 5
 EACH = 2 * GIB
@@ -19,7 +21,7 @@ EACH = 2 * GIB
 def automatic_pool(root: Path = Path("/"), processors: int | None = None) -> int:
     """`max(1, min(5, cpus - 1, memory / 2 GiB))`. `root` is where /proc and /sys are looked for."""
     cpus = float(len(os.sched_getaffinity(0)) if processors is None else processors)
-    memory = _machine_memory(root)
+    memory = _memory(root, "MemTotal")
     for folder in _cgroups(root):
         cpus = min(cpus, _quota(folder))
         memory = min(memory, _memory_limit(folder))
@@ -27,11 +29,44 @@ def automatic_pool(root: Path = Path("/"), processors: int | None = None) -> int
     return max(1, int(min(MOST, cpus - 1, shares)))
 
 
-def _machine_memory(root: Path) -> float:
+class Machine:
+    """What is left of this machine, of its cgroups and of the disk that `folder` is on, for another attempt."""
+
+    def __init__(self, folder: Path, root: Path = Path("/")) -> None:
+        self._folder = folder
+        self._root = root
+        self._groups = tuple(_cgroups(root))
+
+    def room(self) -> Room:
+        free = _memory(self._root, "MemAvailable")
+        for group in self._groups:
+            free = min(free, _memory_limit(group) - _memory_used(group))
+        try:
+            disk = os.statvfs(self._folder)
+        except OSError:
+            return Room(free_memory=_whole(free))
+        return Room(
+            free_memory=_whole(free), free_disk=disk.f_bavail * disk.f_frsize, disk=disk.f_blocks * disk.f_frsize
+        )
+
+
+def _whole(free: float) -> int | None:
+    return None if free == float("inf") else max(0, int(free))
+
+
+def _memory(root: Path, name: str) -> float:
     for line in _read(root / "proc/meminfo").splitlines():
-        if line.startswith("MemTotal:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     return float("inf")
+
+
+def _memory_used(folder: Path) -> float:
+    """What a cgroup holds, less what the kernel can take back at once: pages of files that nobody has used lately."""
+    used = (_read(folder / name).strip() for name in ("memory.current", "memory.usage_in_bytes"))
+    statistics = dict(line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines() if " " in line)
+    unused = statistics.get("total_inactive_file", statistics.get("inactive_file", "0"))
+    return next((int(number) - int(unused) for number in used if number.isdecimal()), 0)
 
 
 def _cgroups(root: Path) -> Iterator[Path]:

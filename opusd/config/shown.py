@@ -20,6 +20,8 @@ def shown(config: Config, max_concurrent: int) -> dict[str, Any]:
         "max_depth": config.max_depth,
         "max_children": config.max_children,
         "max_submissions_per_minute": config.max_submissions_per_minute,
+        "min_free_memory": config.min_free_memory or "off",
+        "min_free_disk": config.min_free_disk or "off",
         "default_agent": config.default_agent,
         "agents": sorted(config.agents),
         "windows": {name: str(window) for name, window in config.hours.items()},

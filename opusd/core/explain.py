@@ -116,6 +116,8 @@ def _paused(state: State, job: Job, now: int) -> list[Constraint]:
         found.append(Constraint("draining", "the daemon is shutting down: nothing new starts"))
     if state.breather is not None and now < state.breather:
         found.append(Constraint("machine", "the machine has no room for another process", state.breather))
+    if state.slots.get(job.terms.agent):
+        found += [Constraint("machine", words) for words in state.short]
     if state.pauses.everything():
         found.append(Constraint("paused", "the queue is paused"))
     if state.pauses.agent(job.terms.agent):

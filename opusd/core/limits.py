@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -75,6 +75,8 @@ class Limits(msgspec.Struct, frozen=True):
     expires_in: int | None = None
     timeout: int | None = None
     answer_in: int = 7 * 24 * 60 * MINUTE
+    min_free_memory: int | None = None
+    min_free_disk: int | Literal["auto"] | None = None
     capacities: dict[str, int] = {}
     submitter: Quota | None = None  # of each one that submits
     sources: dict[str, Quota] = {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from opusd.core import attempts, cooling, quotas, windows
+from opusd.core import attempts, cooling, quotas, room, windows
 from opusd.core.job import Job
 from opusd.core.lifecycle import Status, Step
 from opusd.core.order import job_of
@@ -45,6 +45,7 @@ def tick(decision: Decision, mint: Callable[[], tuple[str, bytes]]) -> Plan:
     plan = Plan()
     state = decision.state
     cooling.settle(decision)
+    room.settle(decision)
     for _ in range(MAX_DUE):
         due = state.next_due()
         if due is None or due[0] > decision.now:
@@ -59,6 +60,8 @@ def tick(decision: Decision, mint: Callable[[], tuple[str, bytes]]) -> Plan:
     moments = [due[0]] if due is not None else []
     if state.breather is not None and decision.now < state.breather:
         moments.append(state.breather)
+    if state.short and state.queued():
+        moments.append(decision.now + room.AGAIN)
     moment = cooling.next_moment(state, decision.now)
     spread = [spread_until(state, name) for name, lane in state.lanes.items() if len(lane.order)]
     moments += [at for at in (moment, state.windows.next_moment(), *spread) if at is not None and at > decision.now]
@@ -93,7 +96,7 @@ def choose(state: State, now: int) -> tuple[Job, bool] | None:
     reserved = reserve(state, now)
     if state.draining or state.pauses.everything() or not state.statuses[Status.QUEUED]:
         return None
-    if state.breather is not None and now < state.breather:
+    if state.short or (state.breather is not None and now < state.breather):
         return None
     busy: Counter[str] = Counter()
     over = pool = 0

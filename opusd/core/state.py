@@ -16,6 +16,7 @@ from opusd.core.lifecycle import ALIVE, Status
 from opusd.core.order import Heir, key_at, place, rank_key
 from opusd.core.quotas import Accounts
 from opusd.core.ready import Lane, Signature
+from opusd.core.room import Room
 from opusd.core.timekeeping import Timeline
 from opusd.core.timers import Timers
 from opusd.core.windows import Windows
@@ -53,6 +54,8 @@ class State:
         self.pauses = Pauses()
         self.draining = False
         self.breather: int | None = None  # the machine refused to start a process: nothing is launched before this
+        self.room = Room()  # what the machine had when it was last looked at
+        self.short: tuple[str, ...] = ()  # what it has too little of: nothing is launched
         self.jobs: dict[int, Job] = {}
         self.keys: dict[str, int] = {}
         self.lanes: dict[str, Lane] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -20,6 +21,7 @@ from opusd.core.attempts import End
 from opusd.core.errors import OpusError, StorageUnavailable
 from opusd.core.job import Job, Outcome
 from opusd.core.retry import FailureClass
+from opusd.core.room import Room
 from opusd.dispatcher.endings import Endings, ended
 from opusd.dispatcher.liveness import Liveness
 from opusd.dispatcher.writer import Writer
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from opusd.store.base import Store
 
 _LONGEST_SLEEP: Final = 30.0
+_LOOK_EVERY: Final = 1.0
 _BREATHER: Final = 1_000_000
 _TOKENS: Final = 30_000
 
@@ -56,7 +59,7 @@ class Engine:
 
     `listen(job, outcome)` says how its output is understood; None: its exit says all. `released` is told of all that
     is on disk; `log(event, **fields)` takes what a person should know. `hearing` is told what attempts say of
-    themselves while they run.
+    themselves while they run. `room()` reads what room the machine has.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Engine:
         listen: Callable[[Job, Outcome], Listening | None],
         released: Callable[[list[Change], list[Event]], None],
         log: Callable[..., None],
+        room: Callable[[], Room] = Room,
     ) -> None:
         self.state = state
         self.store = store
@@ -77,6 +81,8 @@ class Engine:
         self.loop_lag = 0.0
         self.liveness = Liveness(state)
         self.hearing: Callable[[Key, list[Observation]], None] = _unheard
+        self._room = room
+        self._room_read = -math.inf
         self._prepare = prepare
         self._listen = listen
         self._log = log
@@ -121,6 +127,7 @@ class Engine:
         if self.writer.degraded is not None:
             return None
         plan = scheduler.Plan()
+        self._look_round()
         stalled, left = self.liveness.look(self.clock.monotonic())
 
         def decide(decision: Decision) -> None:
@@ -136,6 +143,13 @@ class Engine:
         self.writer.fact(decide)
         moments = [plan.wake_at, None if left is None else self.clock.now() + int(left * 1e6)]
         return min((at for at in moments if at is not None), default=None)
+
+    def _look_round(self) -> None:
+        """What room the machine has, while jobs wait and at most once a second: a tick follows every change."""
+        now = self.clock.monotonic()
+        if self.state.queued() and now >= self._room_read + _LOOK_EVERY:
+            self._room_read = now
+            self.state.room = self._room()
 
     def _stall(self, decision: Decision, job: Job) -> None:
         """End a silent attempt, unless something became of it since it was looked at."""

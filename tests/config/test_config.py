@@ -72,6 +72,7 @@ def test_the_core_gets_every_limit_of_the_file() -> None:
             "groups": {"nightly": {"max_running": 1}},
             "quotas": {"submitter": {"max_queued": 5}, "source": {"agent": {"max_running": 2, "max_queued": "off"}}},
             "max_submissions_per_minute": "off",
+            "min_free_memory": "512MiB",
             **agents(claude=CLAUDE | {"needs": {"gpu": 2}, "max_queued": 9, "timeout": "5m", "may_submit": ["exec"]}),
         }
     ).limits()
@@ -82,6 +83,9 @@ def test_the_core_gets_every_limit_of_the_file() -> None:
     assert limits.submitter == Quota(max_queued=5)
     assert limits.sources == {"agent": Quota(max_running=2)}
     assert limits.max_submissions_per_minute is None
+    assert (limits.min_free_memory, limits.min_free_disk) == (512 << 20, "auto")
+    assert parse({"min_free_disk": "off"}).limits().min_free_disk is None
+    assert parse({"min_free_disk": "1GiB"}).limits().min_free_disk == 1 << 30
     assert limits.groups == {"nightly": Quota(max_running=1)}
     assert limits.default_agent == "claude"
     claude = limits.agents["claude"]
@@ -180,6 +184,8 @@ def test_an_unknown_key_is_named_with_its_table_and_the_nearest_that_exists(data
         ({"order": 3}, "order is a table, not a number"),
         ({"order": {"reserve_after": "-1s"}}, "order.reserve_after: a duration is not negative"),
         ({"order": {"rate": 0}}, "order.rate: expected a number >= 1"),
+        ({"min_free_disk": "some"}, "min_free_disk: a size is a number of bytes"),
+        ({"min_free_memory": "auto"}, "min_free_memory: a size is a number of bytes"),
         ({"output": {"head": "many"}}, "output.head: a size is a number of bytes"),
         ({"log": {"level": "lod"}}, "log.level: 'lod' is none of debug, info, warning, error"),
         ({"groups": {"x": {"max_running": 0}}}, "groups.x.max_running: expected a number >= 1"),

@@ -11,6 +11,7 @@ from opusd.agents.spec import Launch
 from opusd.core import admission, commands, timekeeping
 from opusd.core.admission import Facts
 from opusd.core.errors import NotFound, StorageUnavailable
+from opusd.core.room import Room
 from opusd.core.state import Pauses, State
 from opusd.dispatcher.desk import Desk
 from opusd.dispatcher.engine import Engine
@@ -242,7 +243,10 @@ class EngineBench(Bench):
             listen=self._listen,
             released=self.released,
             log=self.say,
+            room=self._look,
         )
+        self.room = Room()
+        self.looks = 0  # how often the engine asked what room the machine has
         self.desk = Desk(self.engine)
         self.writer = self.engine.writer
         self.pool = ScriptedPool(report=self.engine.report)
@@ -250,6 +254,10 @@ class EngineBench(Bench):
         self.listening: Callable[[Job], Listening | None] = lambda _: None
         self.writing: asyncio.Task[None] | None = None
         self.turning: asyncio.Task[None] | None = None
+
+    def _look(self) -> Room:
+        self.looks += 1
+        return self.room
 
     def _listen(self, job: Job, outcome: Outcome) -> Listening | None:
         return self.listening(job)

@@ -147,3 +147,24 @@ def test_a_window_that_is_none_is_refused_by_name(build):
     status, said = house.refuse()
     assert status == 78
     assert "agents.echo.window: '22-06' is no window such as 22:00-06:00" in said
+
+
+def test_too_little_memory_or_disk_holds_dispatch_and_everybody_says_so(build):
+    house = build('min_free_memory = "1000TiB"\nmin_free_disk = "2000TiB"\n')
+    job = house.submit("true")
+    message = house.submit("true", interactive=True)
+    words = house.until(lambda: house("job.why", id=job["id"])["constraints"])
+    assert [one["kind"] for one in words][:2] == ["machine", "machine"]
+    assert "of free memory and min_free_memory is 1024000 GiB" in words[0]["detail"]
+    assert "free and min_free_disk is 2048000 GiB" in house.get(message)["reason"]
+    assert [one.partition(" has ")[0] for one in house("system.info")["degraded"]] == [
+        "the machine", "the disk of the state folder",
+    ]  # fmt: skip
+    assert house("system.info")["config"]["min_free_memory"] == 1000 << 40
+    house.configure('min_free_memory = "1MiB"\nmin_free_disk = "off"\n')
+    house("system.reload")
+    assert [one["status"] for one in house.ended(job, message)] == ["completed"] * 2
+    assert house("system.info")["degraded"] == []
+    said = [line for line in house.said().splitlines() if "machine." in line]
+    assert ["machine.short" in said[0], "machine.ready" in said[1]] == [True, True]
+    assert "min_free_memory is 1024000 GiB" in said[0]
