@@ -14,6 +14,7 @@ import msgspec
 
 from opusd.agents.environment import check_argv
 from opusd.agents.pool import AgentPool
+from opusd.agents.worktree import Worktrees
 from opusd.clock import Clock, SystemClock
 from opusd.config import Config, ConfigError
 from opusd.config.machine import Machine
@@ -37,6 +38,7 @@ from opusd.dispatcher.system import SystemVerbs
 from opusd.dispatcher.tally import Tally
 from opusd.dispatcher.upkeep import Upkeep
 from opusd.dispatcher.waits import Waits
+from opusd.dispatcher.workdirs import Workdirs
 from opusd.notify import Supervisor
 from opusd.rpc.callers import Callers
 from opusd.rpc.place import exposed
@@ -139,12 +141,14 @@ class Daemon:
             umask=settings.umask,
             **_launch_values(config),
         )
+        self._workdirs = Workdirs(Worktrees(settings.state_dir / "worktrees", os.environ), state, self._store)
         self._engine = Engine(
             state,
             self._store,
             self._clock,
             prepare=self._launching.prepare,
             listen=self._launching.listen,
+            workdirs=self._workdirs,
             released=self._released,
             log=self._log,
             room=self._machine.room,
@@ -189,6 +193,7 @@ class Daemon:
         engine, writer = self._engine, self._engine.writer
         writing = asyncio.create_task(writer.run(), name="writer")
         stack.push_async_callback(self._close_writer, writing)
+        stack.callback(self._workdirs.close)
         await engine.recover(pool)
         stack.callback(engine.close)
         listening = self._supervisor.listening
@@ -215,6 +220,7 @@ class Daemon:
         self._state.draining = True
         patience = 0.0 if writing.done() else _CLOSE_SECONDS
         await self._server.close(patience)
+        self._workdirs.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._engine.drained()
@@ -336,6 +342,8 @@ def _programs(config: Config) -> dict[str, Program]:
             listens=agent.output != "text" or agent.stall_after is not None,
             env=agent.env,
             env_pass=agent.env_pass,
+            memory_max=agent.memory_max,
+            nice=agent.nice,
         )
         for agent in config.agents.values()
     }

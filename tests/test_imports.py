@@ -19,7 +19,13 @@ PURE = {
 ONLY = {
     "aiosqlite": ["opusd.store.sqlite*"],
     "sqlite3": ["opusd.store.sqlite*"],
-    "subprocess": ["opusd.agents.launcher*", "opusd.agents.shim*", "opusd.testing*", "opusctl*"],
+    "subprocess": [
+        "opusd.agents.launcher*",
+        "opusd.agents.shim*",
+        "opusd.agents.worktree",
+        "opusd.testing*",
+        "opusctl*",
+    ],
     "multiprocessing": [],
     "uvloop": ["opusd.__main__", "opusd.testing*"],
 }

@@ -238,6 +238,7 @@ class Job(msgspec.Struct, kw_only=True):
     usage: Usage | None = None
     session_id: str | None = None
     workdir: str | None = None
+    branch: str | None = None
     question: Question | None = None
     escalated_from: int | None = None
     escalated_to: int | None = None
@@ -248,6 +249,7 @@ class Job(msgspec.Struct, kw_only=True):
     env: dict[str, Any] | UnsetType = UNSET
     payload: dict[str, Any] | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
+    verify_output: str | UnsetType | None = UNSET
     result: Result | UnsetType | None = UNSET
 
 

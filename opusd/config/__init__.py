@@ -95,6 +95,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
                     escalate_after=agent.escalate_after,
                     escalate_on=agent.escalate_on,
                     needs=tuple(sorted(agent.needs.items())),
+                    worktree=agent.worktree,
+                    verify=agent.verify,
                 )
                 for agent in self.agents.values()
             },

@@ -23,6 +23,7 @@ PULL: Final = "pull"
 
 _BUILT_IN: Final[dict[str, dict[str, Any]]] = {EXEC: {"retry": "none"}, PULL: {"slots": 0}}
 _NEVER_RETRIED: Final = (FailureClass.RATE_LIMITED, FailureClass.LOST, FailureClass.CANCELLED)
+_LEAST_MEMORY: Final = 16 << 20
 _WITH_SESSIONS: Final = ("claude", "codex", "opencode")
 """Kinds of output that name their session."""
 
@@ -50,6 +51,10 @@ class AgentConfig(msgspec.Struct, frozen=True):
     escalate_on: tuple[FailureClass, ...] | None = None
     may_submit: tuple[str, ...] = ()
     needs: dict[str, int] = {}
+    worktree: bool = False
+    verify: tuple[str, ...] = ()
+    memory_max: int | None = None
+    nice: int | None = None
 
 
 def read_policies(tables: Mapping[Any, RetryTable]) -> dict[str, Policy]:
@@ -104,9 +109,11 @@ def _agent(name: str, table: AgentTable, policies: Mapping[str, Policy], path: s
         policy = replace(policy, max_retries=table.max_retries)
     for variable, value in table.env.items():
         _variable(variable, value, f"{path}.env")
-    for key, argv in (("argv", table.argv), ("resume_argv", table.resume_argv)):
+    for key, argv in (("argv", table.argv), ("resume_argv", table.resume_argv), ("verify", table.verify)):
         if any("\0" in argument for argument in argv) or argv[:1] == ("",):
             raise ConfigError(f"{path}.{key}: no argument holds a NUL, and the program has a name")
+    if table.memory_max is not None and table.memory_max < _LEAST_MEMORY:
+        raise ConfigError(f'{path}.memory_max is at least 16MiB, or no program starts; "off" for no limit')
     _listening(table, path)
     _escalation(table, path)
     return AgentConfig(
@@ -130,6 +137,10 @@ def _agent(name: str, table: AgentTable, policies: Mapping[str, Policy], path: s
         escalate_on=table.escalate_on,
         may_submit=(name,) if table.may_submit is None else table.may_submit,
         needs=table.needs,
+        worktree=table.worktree,
+        verify=table.verify,
+        memory_max=table.memory_max,
+        nice=table.nice,
     )
 
 

@@ -126,6 +126,10 @@ class AgentTable(msgspec.Struct, frozen=True):
     window: NonEmpty | None = None
     timezone: NonEmpty | None = None  # the machine's
     needs: dict[NonEmpty, AtLeastOne] = {}
+    worktree: bool = False
+    verify: tuple[str, ...] = ()
+    memory_max: Size | None = None
+    nice: Annotated[int, msgspec.Meta(ge=0, le=19)] | None = None  # the daemon's
 
 
 class Retention(msgspec.Struct, frozen=True):

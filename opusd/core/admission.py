@@ -50,6 +50,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
     parent: Ref | None = None
     depends: tuple[tuple[Ref, On, IfUnmet], ...] = ()
+    worktree: bool | None = None  # None: the agent's
+    verify: list[str] | None = None  # None: the agent's; []: nothing
 
 
 class Facts(msgspec.Struct):
@@ -159,7 +161,12 @@ def _admit(decision: Decision, number: int, submission: Submission, batch: _Batc
     ancestors = _ancestors(state, submission, batch, caller)
     terms = _terms(state, submission, caller, decision.actor)
     agent = limits.agents[terms.agent]
-    may_submit(caller, submission.spec, terms, limits, state, ancestors, batch.facts.tree_sizes)
+    spec = replace(submission.spec, worktree=bool(submission.worktree), verify=submission.verify or None)
+    may_submit(caller, spec, terms, limits, state, ancestors, batch.facts.tree_sizes)
+    if submission.worktree is None and agent.worktree:
+        spec = replace(spec, worktree=True)
+    if submission.verify is None and agent.verify:
+        spec = replace(spec, verify=list(agent.verify))
     edges = _edges(state, number, submission, batch)
     job = Job(
         id=number,
@@ -178,7 +185,7 @@ def _admit(decision: Decision, number: int, submission: Submission, batch: _Batc
     if job.status is Status.QUEUED and not terms.interactive:  # a human's message comes in though machines filled it
         _room(state, agent, batch)
         quotas.require_room(state, job)
-    return decision.cancel_unmet(decision.put(None, job, "submitted", spec=submission.spec))
+    return decision.cancel_unmet(decision.put(None, job, "submitted", spec=spec))
 
 
 def _ancestors(state: State, submission: Submission, batch: _Batch, caller: Caller) -> tuple[int, ...]:

@@ -41,6 +41,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     limited_until: int | None = None  # the reset that a rate limit named
     question: tuple[str, tuple[str, ...]] | None = None
     output_tail: str = ""
+    verify_output: str | None = None  # of a verification that failed
     detail: dict[str, Any] = {}
 
 
@@ -129,6 +130,7 @@ def end(decision: Decision, job: Job, attempt: int, ended: End, outcome: Outcome
         result=_result(failure, ended.result, outcome.result),
         error=_error(failure, message, ended),
         usage=add_usage(outcome.usage, ended.usage),
+        verify_output=None if failure is None else ended.verify_output or outcome.verify_output,
     )
     rest = replace(job, run=None)
     if fresh and not ended.never_ran:
@@ -174,7 +176,7 @@ def _escalate(  # noqa: PLR0913 - all of an attempt's end
         "message": message,
         "output_tail": ended.output_tail,
     }
-    link = escalation.carry_on(decision, job, spec, previous)
+    link = escalation.carry_on(decision, job, spec, previous, brought)
     after = decision.step(rest, Step.FAIL, completed_at=decision.now).with_extra(escalated_to=link.id)
     detail = {"escalated_to": link.id, "agent": link.terms.agent, "class": failure.value, "message": message}
     return decision.put(job, after, "escalated", attempt=row, outcome=brought, detail=detail, number=row.run.attempt)

@@ -147,7 +147,7 @@ def retry(decision: Decision, job: Job, *, fresh: bool, facts: Facts | None = No
     """
     if job.status is Status.RETRYING:
         after = decision.step(job, Step.QUEUE, due_at=None, retries=0, losses=0)
-        after = after.with_extra(limits=0, failures=0, fresh=fresh)
+        after = _anew(after.with_extra(limits=0, failures=0), fresh=fresh)
         return decision.put(
             job, replace(after, queued_at=job.queued_at or decision.now), "queued", detail={"fresh": fresh}
         )
@@ -162,10 +162,17 @@ def retry(decision: Decision, job: Job, *, fresh: bool, facts: Facts | None = No
     again = replace(
         job, edges=edges, completed_at=None, started_at=None, queued_at=None, retries=0, losses=0, run=None, due_at=None
     )
-    again = again.with_extra(limits=0, failures=0, fresh=fresh, question=None)
+    again = _anew(again.with_extra(limits=0, failures=0, question=None), fresh=fresh)
     placed = decision.place(job, again, detail={"retry": True, "fresh": fresh})
     decision.reopen(placed)
     return placed
+
+
+def _anew(job: Job, *, fresh: bool) -> Job:
+    """A fresh start has neither the session nor the worktree of the attempts before; asked for twice, it is one."""
+    pending = job.extra is not None and job.extra.fresh
+    tree = job.next_tree if fresh and job.attempts and not pending else job.extra.tree if job.extra else ""
+    return job.with_extra(fresh=fresh or pending, tree=tree)
 
 
 def _judged_anew(state: State, job: Job, facts: Facts) -> tuple[Edge, ...]:

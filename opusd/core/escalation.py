@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec.structs import replace
 
 from opusd.core.admission import checked_needs
-from opusd.core.job import Extra, Job, Spec, intern
+from opusd.core.job import Extra, Job, Outcome, Spec, intern
 from opusd.core.lifecycle import Status
 from opusd.core.retry import FailureClass, retries
 
@@ -34,8 +34,11 @@ def wanted(agent: Agent | None, job: Job, failure: FailureClass, failures: int) 
     return (after is not None and failures >= after) or not retries(job.terms.retry, failure, job.retries)
 
 
-def carry_on(decision: Decision, job: Job, spec: Spec, previous: dict[str, Any]) -> Job:
-    """The next link: a new job of the other agent, in the old one's place; whoever waits, waits for it."""
+def carry_on(decision: Decision, job: Job, spec: Spec, previous: dict[str, Any], brought: Outcome) -> Job:
+    """The next link: a new job of the other agent, in the old one's place; whoever waits, waits for it.
+
+    It goes on in the worktree that the old one had: what is done there is part of what happened before.
+    """
     state = decision.state
     agent = state.limits.agents[state.limits.agents[job.terms.agent].escalate_to or ""]
     terms = replace(
@@ -53,10 +56,16 @@ def carry_on(decision: Decision, job: Job, spec: Spec, previous: dict[str, Any])
         created_at=decision.now,
         queued_at=job.queued_at if job.queued_at is not None else decision.now,
         ancestors=job.ancestors,
-        extra=Extra(escalated_from=job.id, skew=job.extra.skew if job.extra is not None else 0),
+        extra=Extra(
+            escalated_from=job.id,
+            skew=job.extra.skew if job.extra is not None else 0,
+            tree=job.tree if spec.worktree else "",
+        ),
     )
     told = replace(spec, previous=[*spec.previous, previous], digest=b"")
-    link = decision.put(None, link, "submitted", spec=told, detail={"escalated_from": job.id}, actor="scheduler")
+    place = Outcome(workdir=brought.workdir, branch=brought.branch) if spec.worktree and brought.branch else None
+    detail = {"escalated_from": job.id}
+    link = decision.put(None, link, "submitted", spec=told, outcome=place, detail=detail, actor="scheduler")
     for number in sorted(state.dependents.get(job.id, ())):
         waiting = state.jobs[number]
         edges = tuple(replace(edge, upstream=link.id) if edge.upstream == job.id else edge for edge in waiting.edges)

@@ -130,6 +130,7 @@ class Extra(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=T
     question: Question | None = None
     answered: bool = False  # critical until its next attempt starts
     fresh: bool = False  # the next attempt takes up no session
+    tree: str = ""  # see Job.tree
     escalated_from: int | None = None
     escalated_to: int | None = None
     skew: int = 0  # by how much the wall's clock had jumped when the job became ready: see timekeeping
@@ -182,6 +183,17 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def escalated(self) -> bool:
         """Another job carries on: this one is no dead letter, and to those who wait not over."""
         return self.extra is not None and self.extra.escalated_to is not None
+
+    @property
+    def tree(self) -> str:
+        """The name of its worktree, if it wants one: `41`, after a fresh start `41-2`; a link keeps the old one's."""
+        return (self.extra and self.extra.tree) or str(self.id)
+
+    @property
+    def next_tree(self) -> str:
+        """The name of the worktree that a fresh start is to have."""
+        owner, _, number = self.tree.partition("-")
+        return f"{self.id}-{int(number or 1) + 1}" if owner == str(self.id) else ""
 
     @property
     def tier(self) -> Tier:
@@ -252,6 +264,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the attempts have brought so far; the wire's `result`, `error`, `usage`, `session_id` and `workdir`.
 
     A session belongs to `session_agent`, which alone can take it up; `session_usage` is what was used in it.
+    `workdir` and `branch` of a worktree are here before it is made. `verify_output` is the end of what the last
+    verification that failed has printed; a success takes it away.
     """
 
     result: dict[str, Any] | None = None
@@ -261,6 +275,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     session_agent: str | None = None
     session_usage: dict[str, Any] | None = None
     workdir: str | None = None
+    branch: str | None = None
+    verify_output: str | None = None
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,8 @@ class Agent(msgspec.Struct, frozen=True):
     escalate_to: str | None = None
     escalate_after: int | None = None
     escalate_on: tuple[FailureClass, ...] | None = None  # None: ESCALATED
+    worktree: bool = False
+    verify: tuple[str, ...] = ()
 
 
 class Quota(msgspec.Struct, frozen=True):

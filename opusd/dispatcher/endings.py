@@ -54,13 +54,8 @@ class Endings:
         """Decide the End and write it; what earlier attempts brought is kept unless this one brings its own."""
         if not self.under_way(number, attempt):
             return
-        job = self._state.jobs[number]
-        agent = self._state.limits.agents.get(job.terms.agent)
-        escalates = agent is not None and agent.escalate_to is not None
-        spec, outcome = None, Outcome()
-        if attempt > 1 or escalates:
-            record = await self.record(number)
-            spec, outcome = record.spec, record.outcome
+        record = await self.record(number)
+        spec, outcome = record.spec, record.outcome
         try:
             await self._writer.fact(partial(self._decide, number, attempt, end, outcome, spec))
         except InternalError as error:

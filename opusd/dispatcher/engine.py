@@ -11,11 +11,13 @@ import hashlib
 import math
 import secrets
 from functools import partial
+from random import random
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opusd.agents.adapters.text import Text
 from opusd.agents.follow import Follower, Listening
 from opusd.agents.spec import Adopted, Ended, Launch, NeverRan, Report, Started
+from opusd.agents.worktree import WorktreeError
 from opusd.core import attempts, scheduler
 from opusd.core.attempts import End
 from opusd.core.errors import OpusError, StorageUnavailable
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from opusd.core.decision import Decision
     from opusd.core.job import Change, Event, Spec
     from opusd.core.state import State
+    from opusd.dispatcher.workdirs import Workdirs
     from opusd.store.base import Store
 
 _LONGEST_SLEEP: Final = 30.0
@@ -57,12 +60,12 @@ class Pool(Protocol):
 class Engine:
     """`prepare(job, spec, outcome, token)` makes an attempt's Launch, or raises OpusError for a class `config` failure.
 
-    `listen(job, outcome)` says how its output is understood; None: its exit says all. `released` is told of all that
-    is on disk; `log(event, **fields)` takes what a person should know. `hearing` is told what attempts say of
-    themselves while they run. `room()` reads what room the machine has.
+    `workdirs` has its folder ready before that. `listen(job, outcome)` says how its output is understood; None: its
+    exit says all. `released` is told of all that is on disk; `log(event, **fields)` takes what a person should know.
+    `hearing` is told what attempts say of themselves while they run. `room()` reads what room the machine has.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a neighbour that it asks or tells
         self,
         state: State,
         store: Store,
@@ -70,6 +73,7 @@ class Engine:
         *,
         prepare: Callable[[Job, Spec, Outcome, str], Launch],
         listen: Callable[[Job, Outcome], Listening | None],
+        workdirs: Workdirs,
         released: Callable[[list[Change], list[Event]], None],
         log: Callable[..., None],
         room: Callable[[], Room] = Room,
@@ -85,6 +89,7 @@ class Engine:
         self._room_read = -math.inf
         self._prepare = prepare
         self._listen = listen
+        self._workdirs = workdirs
         self._log = log
         self._due = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -245,8 +250,15 @@ class Engine:
         failed: Exception | None = None
         try:
             record = (await self.store.records([job.id]))[0]
-            launch = self._prepare(job, record.spec, record.outcome, token)
-            listening = self._listen(job, record.outcome)
+            outcome = await self._workdirs.ready(job, record, partial(self._keep, job))
+            launch = self._prepare(job, record.spec, outcome, token)
+            listening = self._listen(job, outcome)
+        except WorktreeError as error:
+            if error.failure is not None:
+                end = End(failure=error.failure, message=str(error), chance=random())
+                await self._endings.commit(job.id, run.attempt, end)
+                return
+            failed = error
         except OpusError as error:
             if not isinstance(error, StorageUnavailable):
                 end = End(failure=FailureClass.CONFIG, message=error.message)
@@ -267,6 +279,17 @@ class Engine:
             return
         self.pool.start(launch)
         self._follow(_key(job), listening)
+
+    async def _keep(self, job: Job, outcome: Outcome) -> None:
+        """Write down where an attempt is to work, before that place is made."""
+
+        def decide(decision: Decision) -> None:
+            current = self.state.jobs.get(job.id)
+            if current is not None:
+                detail = {"workdir": outcome.workdir, "branch": outcome.branch}
+                decision.put(current, current, "updated", outcome=outcome, detail=detail)
+
+        await self.writer.fact(decide)
 
     # --- what the pool reports --------------------------------------------------------------------
 

@@ -61,9 +61,7 @@ class Intake:
         run_at = None if sent.run_at is None else read(path, "run_at", from_rfc3339, sent.run_at)
         if sent.delay is not None:
             run_at = now + read(path, "delay", parse_duration, sent.delay)
-        if sent.worktree:
-            raise _invalid(path, "worktree", "worktrees are not available yet in this version: leave it out")
-        if sent.verify is not None:
+        if sent.verify:
             raise _invalid(path, "verify", "verify is not available yet in this version: leave it out")
         return Submission(
             spec=self._spec(sent, path),
@@ -85,6 +83,8 @@ class Intake:
             key=sent.key,
             parent=sent.parent,
             depends=depends(sent.depends_on, path),
+            worktree=sent.worktree,
+            verify=sent.verify,
         )
 
     def _spec(self, sent: JobSpec, path: str) -> Spec:
@@ -222,13 +222,10 @@ def _check_text(sent: JobSpec | JobUpdate, path: str) -> None:
     """Length and characters of everything that reaches a program, a file name or a terminal."""
     if isinstance(sent.prompt, str) and len(sent.prompt.encode()) > MAX_PROMPT:
         raise _invalid(path, "prompt", f"it is {len(sent.prompt.encode())} bytes; {MAX_PROMPT} are allowed")
-    command = sent.command
-    if isinstance(command, list):
-        if not command or not command[0]:
-            raise _invalid(path, "command", "a command names a program first")
-        for index, argument in enumerate(command):
-            if len(argument.encode()) > MAX_ARGUMENT:
-                raise _invalid(path, f"command[{index}]", f"an argument has at most {MAX_ARGUMENT} bytes: use a file")
+    if isinstance(sent.command, list):
+        _check_argv(sent.command, path, "command")
+    if isinstance(sent, JobSpec) and sent.verify:
+        _check_argv(sent.verify, path, "verify")
     if isinstance(sent, JobSpec) and sent.key is not None and (not _KEY.fullmatch(sent.key) or sent.key.isdigit()):
         raise _invalid(
             path, "key", "a key has 1 to 200 characters, is not all digits, and has no space, comma or control"
@@ -243,6 +240,14 @@ def _check_text(sent: JobSpec | JobUpdate, path: str) -> None:
     for need in sent.needs if isinstance(sent.needs, dict) else ():
         if not 1 <= len(need) <= _MAX_NAME:
             raise _invalid(path, "needs", "a resource's name has 1 to 200 characters")
+
+
+def _check_argv(argv: list[str], path: str, field: str) -> None:
+    if not argv or not argv[0]:
+        raise _invalid(path, field, f"{field} names a program first")
+    for index, argument in enumerate(argv):
+        if len(argument.encode()) > MAX_ARGUMENT:
+            raise _invalid(path, f"{field}[{index}]", f"an argument has at most {MAX_ARGUMENT} bytes: use a file")
 
 
 def _refuse_nul(value: object, path: str) -> None:

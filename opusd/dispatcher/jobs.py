@@ -107,9 +107,10 @@ class JobVerbs:
     ) -> list[Admitted]:
         state = self._desk.state
         admitted = submit(decision, submissions, facts, caller)
+        specs = {change.after.id: change.spec for change in decision.changes if change.spec is not None}
         return [
-            (snapshot(state, job, decision.now), submission.spec) if isinstance(job, Job) else (job, None)
-            for (job, _), submission in zip(admitted, submissions, strict=True)
+            (snapshot(state, job, decision.now), specs[job.id]) if isinstance(job, Job) else (job, None)
+            for job, _ in admitted
         ]
 
     async def _learn(self, caller: Caller, submissions: list[Submission], facts: Facts, known: set[Ref]) -> None:
@@ -160,7 +161,8 @@ class JobVerbs:
         workdir = self._workdirs.get(key)
         if workdir is None:
             records = await self._desk.store.records([caller.job])
-            workdir = self._workdirs[key] = os.path.realpath(records[0].spec.cwd if records else "/nonexistent")
+            place = records[0].outcome.workdir or records[0].spec.cwd if records else "/nonexistent"
+            workdir = self._workdirs[key] = os.path.realpath(place)
             if len(self._workdirs) > 1000:
                 self._workdirs = {key: workdir}
         if not sent_cwd:

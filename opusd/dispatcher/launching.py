@@ -39,6 +39,8 @@ class Program(msgspec.Struct, frozen=True):
     listens: bool = False
     env: dict[str, str | dict[str, str]] = {}
     env_pass: tuple[str, ...] = ()
+    memory_max: int | None = None
+    nice: int | None = None
 
 
 class Launching:
@@ -100,7 +102,7 @@ class Launching:
             "job_id": str(job.id),
             "attempt": str(run.attempt),
             "cwd": spec.cwd,
-            "workdir": spec.cwd,
+            "workdir": outcome.workdir or spec.cwd,
             "key": job.key or "",
             "session_id": session or "",
         }
@@ -125,12 +127,14 @@ class Launching:
             attempt_id=run.attempt_id,
             argv=argv,
             env=env,
-            workdir=spec.cwd,
+            workdir=outcome.workdir or spec.cwd,
             stdin=_stdin(program, spec, prompt),
             head=self._head,
             tail=self._tail,
             deadline_s=None if job.terms.timeout is None else job.terms.timeout / 1e6,
             grace_s=self._grace,
+            memory_max=program.memory_max,
+            nice=program.nice,
             umask=self._umask,
         )
 

@@ -135,7 +135,8 @@ def view(
         error=None if outcome.error is None else msgspec.convert(outcome.error, wire.Failure),
         usage=_usage(outcome.usage, said.usage),
         session_id=said.session_id or outcome.session_id,
-        workdir=outcome.workdir or (spec.cwd if job.attempts else None),
+        workdir=outcome.workdir or (spec.cwd if job.attempts and not spec.worktree else None),
+        branch=outcome.branch,
         question=None if extra.question is None else _question(extra.question),
         escalated_from=extra.escalated_from,
         escalated_to=extra.escalated_to,
@@ -146,6 +147,7 @@ def view(
         env=spec.env if full else UNSET,
         payload=spec.payload if full else UNSET,
         metadata=spec.metadata if full else UNSET,
+        verify_output=outcome.verify_output if full else UNSET,
         result=(None if outcome.result is None else msgspec.convert(outcome.result, wire.Result)) if full else UNSET,
     )
 

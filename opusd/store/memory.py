@@ -302,7 +302,7 @@ def _prune(tables: _Tables, pruned: Sequence[tuple[int, bool]]) -> None:
             Record(
                 msgspec.structs.replace(job, key=None) if free_key else job,
                 _stripped(spec),
-                msgspec.structs.replace(record.outcome, result=None),
+                msgspec.structs.replace(record.outcome, result=None, verify_output=None),
                 pruned=True,
             )
         )

@@ -59,7 +59,7 @@ PRUNE_SPEC: Final = (
     " '$.previous', '$.answers')"
     " WHERE job = ?"
 )
-PRUNE_OUTCOME: Final = "UPDATE outcomes SET outcome = json_remove(outcome, '$.result') WHERE job = ?"
+PRUNE_OUTCOME: Final = "UPDATE outcomes SET outcome = json_remove(outcome, '$.result', '$.verify_output') WHERE job = ?"
 
 
 class Statement(NamedTuple):

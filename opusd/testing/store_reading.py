@@ -120,13 +120,12 @@ class Reading:
     async def test_pruning_takes_what_is_large_and_leaves_what_is_told_later(self, store: Store) -> None:
         attempt = Attempt(job=1, agent="exec", run=run(), ended_at=START, failure="agent_error", message="kept")
         dead = job(1, Status.FAILED, key="k")
-        change = Change(
-            before=None, after=dead, spec=FULL_SPEC, outcome=FULL_OUTCOME, attempt=attempt, event=event(1, 1)
-        )
+        checked = msgspec.structs.replace(FULL_OUTCOME, branch="opus/1-app", verify_output="1 failed")
+        change = Change(before=None, after=dead, spec=FULL_SPEC, outcome=checked, attempt=attempt, event=event(1, 1))
         await store.commit(Batch(changes=[change]))
         await store.commit(Batch(pruned=[(1, False)], events=[event(2, 1, kind="job.pruned")]))
         spec = msgspec.structs.replace(FULL_SPEC, prompt=None, command=None, payload={}, metadata={}, env={})
-        outcome = msgspec.structs.replace(FULL_OUTCOME, result=None)
+        outcome = msgspec.structs.replace(checked, result=None, verify_output=None)
         assert await store.records([1]) == [Record(dead, spec, outcome, pruned=True)]
         assert await store.attempts(1) == [attempt]
         assert await store.by_key(["k"]) == {}

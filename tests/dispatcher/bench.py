@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opusd.agents.spec import Launch
+from opusd.agents.worktree import Place, Worktrees
 from opusd.core import admission, commands, timekeeping
 from opusd.core.admission import Facts
 from opusd.core.errors import NotFound, StorageUnavailable
@@ -15,6 +17,7 @@ from opusd.core.room import Room
 from opusd.core.state import Pauses, State
 from opusd.dispatcher.desk import Desk
 from opusd.dispatcher.engine import Engine
+from opusd.dispatcher.workdirs import Workdirs
 from opusd.dispatcher.writer import Writer
 from opusd.store.base import Batch, Record
 from opusd.store.sqlite import SqliteStore
@@ -25,7 +28,6 @@ from tests.core.world import PERSON, limits, submission
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from opusd.agents.follow import Listening
     from opusd.core.decision import Decision
@@ -230,17 +232,38 @@ class WriterBench(Bench):
         return self.writer.fact(noting(kind))
 
 
+class ScriptedWorktrees(Worktrees):
+    """Worktrees without git: `made` is what was asked for, and `refusal` may be told to come of it."""
+
+    def __init__(self, root: Path, base: dict[str, str]) -> None:
+        super().__init__(root, base)
+        self.made: list[tuple[str, str, Place]] = []
+        self.planned: list[str] = []
+        self.refusal: Exception | None = None
+
+    def plan(self, name: str, cwd: str, title: str) -> Place:
+        self.planned.append(name)
+        return Place(workdir=str(self.path(name)), branch=f"opus/{name}")
+
+    def make(self, name: str, cwd: str, place: Place) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.made.append((name, cwd, place))
+
+
 class EngineBench(Bench):
     """An engine with a pool that the test plays; `prepare` may be told to refuse."""
 
     def __init__(self, store: Paced, **changed: Any) -> None:
         super().__init__(store, **changed)
+        self.worktrees = ScriptedWorktrees(Path("/worktrees"), {})
         self.engine = Engine(
             self.state,
             store,
             self.clock,
             prepare=self._prepare,
             listen=self._listen,
+            workdirs=Workdirs(self.worktrees, self.state, store),
             released=self.released,
             log=self.say,
             room=self._look,
