@@ -105,6 +105,8 @@ class Intake:
         )
 
     def _env(self, env: Mapping[str, str | EnvSource], path: str) -> dict[str, Any]:
+        if not env:
+            return {}
         check_job_env(env)
         refuse_secrets(env, self._env_secret)
         for name, value in env.items():
@@ -167,6 +169,8 @@ class Intake:
 
 def check_objects(payload: object, metadata: object, path: str, field: str) -> None:
     """InvalidParams, for this field, when both together are too long."""
+    if not payload and not metadata:
+        return
     size = len(msgspec.json.encode(payload)) + len(msgspec.json.encode(metadata))
     if size > MAX_OBJECTS:
         raise _invalid(path, field, f"payload and metadata are {size} bytes together; {MAX_OBJECTS} are allowed")
@@ -219,7 +223,7 @@ def _title(sent: JobSpec) -> str:
 
 
 def _check_text(sent: JobSpec | JobUpdate, path: str) -> None:
-    """Length and characters of everything that reaches a program, a file name or a terminal."""
+    """Lengths, and the characters of a key; the framing has refused NUL and lone surrogates everywhere."""
     if isinstance(sent.prompt, str) and len(sent.prompt.encode()) > MAX_PROMPT:
         raise _invalid(path, "prompt", f"it is {len(sent.prompt.encode())} bytes; {MAX_PROMPT} are allowed")
     if isinstance(sent.command, list):
@@ -230,10 +234,6 @@ def _check_text(sent: JobSpec | JobUpdate, path: str) -> None:
         raise _invalid(
             path, "key", "a key has 1 to 200 characters, is not all digits, and has no space, comma or control"
         )
-    for name in sent.__struct_fields__:
-        value = getattr(sent, name)
-        if value is not UNSET:
-            _refuse_nul(value, f"{path}.{name}")
     for label in sent.labels if isinstance(sent.labels, list) else ():
         if not 1 <= len(label) <= _MAX_NAME:
             raise _invalid(path, "labels", "a label has 1 to 200 characters")
@@ -248,21 +248,6 @@ def _check_argv(argv: list[str], path: str, field: str) -> None:
     for index, argument in enumerate(argv):
         if len(argument.encode()) > MAX_ARGUMENT:
             raise _invalid(path, f"{field}[{index}]", f"an argument has at most {MAX_ARGUMENT} bytes: use a file")
-
-
-def _refuse_nul(value: object, path: str) -> None:
-    todo: list[object] = [value]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, str):
-            if "\x00" in item:
-                message = "there is a NUL character in it"
-                raise InvalidParams(message, path=path)
-        elif isinstance(item, dict):
-            todo += item
-            todo += item.values()
-        elif isinstance(item, list):
-            todo += item
 
 
 def _invalid(path: str, field: str, why: str) -> InvalidParams:
