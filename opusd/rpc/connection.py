@@ -42,6 +42,8 @@ from opusd.rpc.subscriptions import EventSink, Outlet
 
 OnError = Callable[[BaseException, str], None]
 _CANCEL: Final = "$/cancelRequest"
+_TOGETHER: Final = 64 * 1024
+"""Bytes of replies that one turn of the loop gathers at most before they are sent."""
 
 
 class Connection(asyncio.Protocol):
@@ -79,6 +81,8 @@ class Connection(asyncio.Protocol):
         self._stall: asyncio.TimerHandle | None = None
         self._taken = (0, 0.0)  # bytes taken by the client, and when that last grew
         self._written = 0
+        self._replies: list[bytes] = []  # of one turn of the loop: they leave together
+        self._held = 0  # bytes of these
         self._ended: asyncio.Future[None]
         self._idle = asyncio.Event()
         self._idle.set()
@@ -92,7 +96,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
         self._transport = transport
-        self._outlet = Outlet(self._write, transport.get_write_buffer_size)
+        self._outlet = Outlet(self._write, self._unsent)
         self._session = Session(Caller(agent=True), self._lower)
         self._on_begin(self)
         try:
@@ -164,7 +168,7 @@ class Connection(asyncio.Protocol):
             not self._stopping
             and not self._session.gone
             and len(self._running) - self._waiting < self._bounds.calls
-            and self._transport.get_write_buffer_size() <= self._bounds.unsent
+            and self._unsent() <= self._bounds.unsent
         )
 
     def _set_reading(self, reading: bool) -> None:
@@ -315,11 +319,27 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------------------------------ bytes out
 
     def _write(self, data: bytes) -> None:
+        """Send at once what stands alone; what many calls answer in one turn of the loop leaves as one."""
         if self._session.gone or self._lingering is not None or self._transport.is_closing():
             return
-        self._transport.write(data)
         self._written += len(data)
         self._outlet.note(len(data))
+        self._replies.append(data)
+        self._held += len(data)
+        if len(self._running) <= 1 or self._held > _TOGETHER:
+            self._flush()
+        elif len(self._replies) == 1:
+            self._loop.call_soon(self._flush)
+
+    def _unsent(self) -> int:
+        return self._held + self._transport.get_write_buffer_size()
+
+    def _flush(self) -> None:
+        if not self._replies:
+            return
+        data = self._replies[0] if len(self._replies) == 1 else b"".join(self._replies)
+        self._replies, self._held = [], 0
+        self._transport.write(data)
         unsent = self._transport.get_write_buffer_size()
         if unsent > self._bounds.unsent:
             self._taking.clear()
@@ -334,7 +354,7 @@ class Connection(asyncio.Protocol):
     def _look_at_stall(self) -> None:
         """Close a connection whose client has taken no byte for `bounds.stall`; stop looking when all is sent."""
         self._stall = None
-        unsent = self._transport.get_write_buffer_size()
+        unsent = self._unsent()
         if not unsent or self._session.gone:
             return
         taken, now = self._written - unsent, self._loop.time()
@@ -357,6 +377,7 @@ class Connection(asyncio.Protocol):
         subscribed = self._session.sinks and not self._framing.closed
         if not self._running and not subscribed:
             if self._eof:
+                self._flush()
                 self._transport.close()
             elif self._framing.closed:
                 self._linger()
@@ -364,6 +385,7 @@ class Connection(asyncio.Protocol):
     def _linger(self) -> None:
         """Close our side and drop what still comes: a client that is cut off while it sends never reads why."""
         if self._lingering is None and not self._session.gone:
+            self._flush()
             self._lingering = self._loop.call_later(self._bounds.linger, self._transport.abort)
             self._transport.write_eof()
 
@@ -385,6 +407,7 @@ class Connection(asyncio.Protocol):
             if call.binding.method.waits and call.task is not None:
                 call.task.cancel()
         await self._idle.wait()
+        self._flush()
         self._transport.close()
         await asyncio.shield(self._ended)
 

@@ -157,7 +157,6 @@ class SqliteStore:
         self._writer: aiosqlite.Connection | None = None
         self._lookup: aiosqlite.Connection | None = None
         self._scan: aiosqlite.Connection | None = None
-        self._commits: set[asyncio.Task[None]] = set()
 
     # --- opening and closing ------------------------------------------------------------------------
 
@@ -201,7 +200,6 @@ class SqliteStore:
 
     async def close(self) -> None:
         """What was handed to the writer is written first. The writer closes last: it checkpoints, readers must not."""
-        await asyncio.gather(*self._commits, return_exceptions=True)
         connections = (self._scan, self._lookup, self._writer)
         self._scan = self._lookup = self._writer = None
         for connection in connections:
@@ -224,15 +222,7 @@ class SqliteStore:
         if self._writer is None:
             raise CommitFailed("the registry is closed")
         self._outbox.staged.append(statements)
-        task = asyncio.create_task(self._writer.commit())
-        self._commits.add(task)
-        task.add_done_callback(self._committed)
-        await asyncio.shield(task)
-
-    def _committed(self, task: asyncio.Task[None]) -> None:
-        self._commits.discard(task)
-        if not task.cancelled():
-            task.exception()  # its caller was told, or was cancelled and did not want to know
+        await self._writer.commit()  # handed to its thread before anything is awaited
 
     async def forget(self, before: int, limit: int) -> Forgotten:
         jobs = await _read(self._scan, sqlite_query.FORGETTABLE, [before, limit])
