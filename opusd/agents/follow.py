@@ -102,7 +102,9 @@ class Follower:
             size, offset = chunk.next_offset - chunk.offset, chunk.next_offset
             if chunk.dropped or chunk.truncated:
                 adapter.gap()
-            if chunk.data:
+            if chunk.verify:
+                self._heard(key, [], True)  # a sign of life, but nothing that the agent says
+            elif chunk.data:
                 if len(chunk.data) <= _INLINE:
                     seen = adapter.feed(chunk.data)
                 else:

@@ -1,7 +1,8 @@
 """The launcher: forks a shim for each launch that comes over its socket, and reaps it.
 
-Runs as `python -I -S launcher_main.py` with the socket as stdin; standard library only, no module of opusd
-but `shim` and `kernel`, single-threaded. It ends when the daemon's end of the socket closes; its shims live on.
+Runs as `python -I -S launcher_main.py` with the socket as stdin; standard library only, no module of opusd but
+`shim`, `shim_spawn` and `kernel`, single-threaded. It ends when the daemon's end of the socket closes; its shims
+live on.
 
 Frames, both ways: two lengths (`!II`), a JSON object, raw bytes. Launches come in with the agent's stdin as
 bytes. Out go `{ready}`, `{started, start, job, attempt}` with the shim's pidfd, `{refused, ...}` with an errno,

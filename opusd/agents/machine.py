@@ -36,6 +36,12 @@ def scope_program(environment: Mapping[str, str]) -> str | None:
     return shutil.which("systemd-run", path=environment.get("PATH"))
 
 
-def scope_argv(program: str, memory_max: int) -> list[str]:
+def scope_argv(program: str, unit: str, memory_max: int) -> list[str]:
     """What is put before an agent's argv so that it and all its children share `memory_max` bytes."""
-    return [program, "--user", "--scope", "--quiet", "--collect", "-p", f"MemoryMax={memory_max}", "--"]
+    limit = ["-p", f"MemoryMax={memory_max}", "-p", "MemorySwapMax=0", "-p", "OOMPolicy=continue"]
+    return [program, "--user", "--scope", "--quiet", "--collect", f"--unit={unit}", *limit, "--"]
+
+
+def scope_unit(job: int, attempt: int, attempt_id: str, *, verify: bool = False) -> str:
+    """The scope's name. Its end says whose it is; its beginning keeps it apart from those of another registry."""
+    return f"{'verify' if verify else 'opusd'}-{attempt_id[:8]}-opus-{job}-{attempt}.scope"

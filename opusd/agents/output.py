@@ -10,9 +10,12 @@ import codecs
 import os
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from opusd.agents.spec import Chunk
 
 TAIL_BYTES = 2048
+VERIFY = "verify.log"
 _LONGEST_CHARACTER = 4
 
 
@@ -51,6 +54,32 @@ def read_chunk(path: Path, offset: int, limit: int, *, over: bool) -> Chunk:
     return Chunk(data=text, offset=begin, next_offset=read_to - left, dropped=dropped, eof=at_end, truncated=truncated)
 
 
+def growing(path: Path) -> Path:
+    """Which of the two logs is being written to: once there is that of the verification, the agent's is whole."""
+    verify = path.with_name(VERIFY)
+    return verify if verify.exists() else path
+
+
+def read_part(path: Path, offset: int, limit: int, *, over: bool) -> Chunk:
+    """As `read_chunk`, of the agent's log and what follows it: that of the verification, when there was one."""
+    verify = growing(path)
+    if verify == path:
+        return read_chunk(path, offset, limit, over=over)
+    size = size_of(path)
+    chunk = read_chunk(path, offset, limit, over=True)
+    if offset < size or chunk.truncated:
+        return replace(chunk, eof=False)
+    chunk = read_chunk(verify, offset - size, limit, over=over)
+    return replace(chunk, offset=chunk.offset + size, next_offset=chunk.next_offset + size, verify=True)
+
+
+def verify_text(path: Path, limit: int) -> str:
+    """The end of what a verification printed, without the line that the shim put before it."""
+    text = last_text(path.with_name(VERIFY), limit)
+    title = text.removeprefix("\n")
+    return title.partition("\n")[2] if title.startswith("--- verify: ") else text
+
+
 def last_text(path: Path, limit: int = TAIL_BYTES) -> str:
     """The last bytes of a log as text that begins with a whole character."""
     try:
@@ -74,6 +103,11 @@ def size_of(path: Path) -> int:
         return path.stat(follow_symlinks=False).st_size
     except OSError:
         return 0
+
+
+def size_of_all(path: Path) -> int:
+    """Bytes of an attempt's output as written, that of its verification among them."""
+    return size_of(path) + size_of(path.with_name(VERIFY))
 
 
 def _data_from(file: int, offset: int, size: int) -> int:

@@ -166,13 +166,19 @@ class AgentPool:
 
     def output_size(self, job: int, attempt: int) -> int:
         """Bytes of output as written, 0 when there is none."""
-        return output.size_of(self._folder((job, attempt)) / "output.log")
+        return output.size_of_all(self._folder((job, attempt)) / "output.log")
 
     # Launching
 
     def _message(self, launch: Launch, folder: Path) -> Message:
         """What the shim is to know; the two names in the environment are those that the pool itself relies on."""
         scope = self._scope if launch.memory_max is not None and "XDG_RUNTIME_DIR" in launch.env else None
+        units = [
+            machine.scope_unit(launch.job, launch.attempt, launch.attempt_id, verify=verify) for verify in (False, True)
+        ]
+        prefixes = [
+            machine.scope_argv(scope, unit, launch.memory_max) if scope and launch.memory_max else [] for unit in units
+        ]
         names = {"OPUS_ATTEMPT_ID": launch.attempt_id, "OPUS_RESULT": str(folder / "out" / RESULT_NAME)}
         return {
             "job": launch.job,
@@ -180,7 +186,11 @@ class AgentPool:
             "attempt_id": launch.attempt_id,
             "folder": str(folder),
             "argv": launch.argv,
-            "prefix": machine.scope_argv(scope, launch.memory_max) if scope and launch.memory_max else [],
+            "prefix": prefixes[0],
+            "scope": units[0] if scope else None,
+            "verify": launch.verify,
+            "verify_any_exit": launch.verify_any_exit,
+            "verify_prefix": prefixes[1],
             "env": {**launch.env, **names},
             "workdir": launch.workdir,
             "has_stdin": launch.stdin is not None,

@@ -37,13 +37,13 @@ class OutputReader:
         try:
             while not self._closed:
                 known = live()
-                read = partial(output.read_chunk, path, offset, limit, over=known is None)
+                read = partial(output.read_part, path, offset, limit, over=known is None)
                 chunk = await loop.run_in_executor(self._threads, read)
                 left = until - loop.time()
                 if chunk.data or chunk.dropped or chunk.truncated or chunk.eof or known is None or left <= 0:
                     return chunk
                 if waiter is None:  # watch first, then read again, then wait
-                    waiter = await self._arm(known, chunk.next_offset, left, live)
+                    waiter = await self._arm(known, output.growing(path), chunk.next_offset, left, live)
                     continue
                 await asyncio.wait((waiter,), timeout=left)
                 self._disarm(known, waiter)
@@ -53,9 +53,11 @@ class OutputReader:
                 self._disarm(known, waiter)
         return Chunk(data="", offset=offset, next_offset=offset)
 
-    async def _arm(self, known: Attempt, size: int, left: float, live: Callable[[], Attempt | None]) -> Waiter | None:
+    async def _arm(
+        self, known: Attempt, log: Path, size: int, left: float, live: Callable[[], Attempt | None]
+    ) -> Waiter | None:
         """A waiter that growth or the attempt's end wakes; None: it is over already."""
-        rest = self._watch.rest(known.log)
+        rest = self._watch.rest(log)
         if rest > 0:
             pause: Waiter = asyncio.get_running_loop().create_future()
             known.waiters.add(pause)
@@ -65,7 +67,7 @@ class OutputReader:
                 known.waiters.discard(pause)
         if self._closed or live() is not known:
             return None
-        waiter = self._watch.arm(known.log, size)
+        waiter = self._watch.arm(log, size)
         known.waiters.add(waiter)
         return waiter
 

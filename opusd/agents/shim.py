@@ -1,9 +1,9 @@
 """The keeper of one attempt: a small process of its own that outlives the daemon and the launcher.
 
-It claims the attempt, starts the agent, caps its output, records how it ended, and ends only when no
-process of the attempt is left. Its end is the attempt's end. Standard library and `kernel` only: it runs in a
-fork of the launcher (`python -I -S`), where opusd can't be imported. TERM ends all, USR1 kills all. In the folder
-`runs/JOB/ATTEMPT` it writes `started`, `output.log` and `exit`, and reads `orders`.
+It claims the attempt, starts the agent, caps its output, runs what verifies its work, records how it ended, and ends
+only when no process of the attempt is left. Its end is the attempt's end. Standard library, `kernel` and `shim_spawn`
+only: it runs in a fork of the launcher (`python -I -S`), where opusd can't be imported. TERM ends all, USR1 kills all.
+In the folder `runs/JOB/ATTEMPT` it writes `started`, `output.log`, `verify.log` and `exit`, and reads `orders`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import fcntl
 import json
 import math
 import os
-import resource
 import signal
 import traceback
 
@@ -21,16 +20,17 @@ from .kernel import (
     PAGE,
     PR_SET_CHILD_SUBREAPER,
     PR_SET_NAME,
-    PR_SET_PDEATHSIG,
     boot_id,
     descendants,
     monotonic_seconds,
+    oom_kills,
     parent_and_start,
     pid_namespace,
     prctl,
     punch_hole,
     signal_verified,
 )
+from .shim_spawn import NotStarted, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ QUIET_SECONDS = 1.0
 SWEEP_SECONDS = 0.02  # between rounds over what is left; longer and longer while nothing changes
 RECORD_BYTES = 512  # set aside at the start, so that a full disk can't swallow the record of the end
 RECORD_PATIENCE = 60.0
-DEFAULT_NOFILE = 1024  # the soft limit that programs expect; the daemon's own may be higher
 
 _SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1})
 
@@ -121,11 +120,15 @@ class Keeper:
         self._launch = launch
         self._folder = folder
         self._started = started
-        self._agent = 0
+        self._program = 0  # the agent, then what verifies its work; 0 when it is over
+        self._verify: list[str] = []  # due when nothing of the agent is left
+        self._verifying = ""  # the program that does
         self._log: Log | None = None
+        self._lines: list[str] = []
         self._record: str | None = None
         self._recorded_by: float | None = None
-        self._kill_at: float | None = None  # not None: the attempt is being ended
+        self._kill_at: float | None = None  # not None: what runs is being ended
+        self._asked = False  # somebody wants the attempt to end
         self._told: set[tuple[int, int]] = set()
         self._round = SWEEP_SECONDS
         self._look_at = 0.0
@@ -135,44 +138,57 @@ class Keeper:
         with open(f"{folder}/exit.new", "wb") as file:
             file.write(b" " * RECORD_BYTES)
 
-    def spawn(self, stdin: bytes | None) -> None:
-        """Start the agent in a session of its own, or record why it can't be."""
-        where = "output.log"
-        try:
-            log = Log(
-                f"{self._folder}/output.log", self._launch["head"], self._launch["tail"], punch=self._launch["punch"]
-            )
-            self._log = log
-            where = self._launch["workdir"]
-            workdir = os.open(_bytes(where), os.O_PATH | os.O_DIRECTORY)
-            where = "stdin"
-            feed = _feed(stdin)
-            told, tell = os.pipe()
-            where = "fork"
-            keeper = os.getpid()
-            agent = os.fork()
-        except OSError as error:
-            self._ended(f"spawn {error.errno} {where}: {os.strerror(error.errno or 0)}")
+    def start_agent(self, stdin: bytes | None) -> None:
+        """Start the agent, or record why it can't be."""
+        self._start("output.log", self._launch["argv"], self._launch["prefix"], stdin)
+
+    def _start_verify(self) -> None:
+        """Nothing of the agent is left: start what verifies its work, with its output in a log of its own."""
+        argv, self._verify = self._verify, []
+        self._verifying = " ".join(argv[0].split())[:100]
+        if self._asked:
+            self._ended(f"signal {signal.SIGTERM.value}")
             return
-        if agent == 0:
-            _become(self._launch, (feed, log.file, workdir), tell, keeper)
-        os.close(tell)
-        os.close(feed)
-        os.close(workdir)
-        seen = parent_and_start(agent)
-        os.write(self._started, json.dumps({"agent": [agent, seen[1] if seen else 0]}).encode() + b"\n")
-        failure = os.read(told, 4096)  # empty once the exec has closed the other end
-        os.close(told)
-        if failure:
-            os.waitpid(agent, 0)
-            self._ended("spawn " + failure.decode("utf-8", "replace"))
-        else:
-            self._agent = agent
+        agents = self._log
+        self._kill_at = None
+        self._told.clear()
+        self._start("verify.log", argv, self._launch["verify_prefix"], None)
+        if agents is not None:  # whoever waits for more output looks again
+            os.ftruncate(agents.file, os.fstat(agents.file).st_size)
+            os.close(agents.file)
+
+    def _start(self, name: str, argv: list[str], prefix: list[str], stdin: bytes | None) -> None:
+        try:
+            path = f"{self._folder}/{name}"
+            log = Log(path, self._launch["head"], self._launch["tail"], punch=self._launch["punch"])
+            self._log = log
+            if self._verifying:
+                title = f"--- verify: {' '.join(' '.join(argv).split())[:400]} ---\n"
+                os.write(log.file, self._line_end() + title.encode("utf-8", "surrogateescape"))
+            self._program = spawn(self._launch, argv, prefix, stdin, log.file, self._born)
+        except OSError as error:
+            self._ended(f"spawn {error.errno} {name}: {os.strerror(error.errno or 0)}")
+        except NotStarted as error:
+            self._ended(f"spawn {error}")
+
+    def _line_end(self) -> bytes:
+        """What ends the last line of the agent's output, when it did not."""
+        with open(f"{self._folder}/output.log", "rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            return b"" if file.read(1) in (b"", b"\n") else b"\n"
+
+    def _born(self, pid: int) -> None:
+        seen = parent_and_start(pid)
+        os.write(self._started, json.dumps({"agent": [pid, seen[1] if seen else 0]}).encode() + b"\n")
 
     def keep(self) -> None:
         """Until no child is left and the end is on record."""
         while True:
             childless = self._reap()
+            if childless and self._verify:
+                self._start_verify()
+                continue
             grew = self._log.cap() if self._log is not None else False
             if self._write_record() and childless:
                 return
@@ -189,7 +205,7 @@ class Keeper:
             if heard is not None and heard.si_signo == signal.SIGTERM:
                 self._heed_orders(monotonic_seconds(), told=True)
             elif heard is not None and heard.si_signo == signal.SIGUSR1:
-                self._end_by(0.0)
+                self._ask(0.0)
 
     def _heed_orders(self, now: float, *, told: bool) -> None:
         """What the daemon wrote down, since a signal carries no number: a deadline that moved, a time to kill."""
@@ -202,21 +218,27 @@ class Keeper:
         if "deadline" in orders:
             self._deadline = orders["deadline"]
         if orders.get("kill_at") is not None:
-            self._end_by(orders["kill_at"])
+            self._ask(orders["kill_at"])
         elif told:
-            self._end_by(now + self._launch["grace_s"])
+            self._ask(now + self._launch["grace_s"])
         if self._kill_at is None and now >= self._overdue_at():
             self._late = True
-            self._end_by(now + self._launch["grace_s"])
+            self._ask(now + self._launch["grace_s"])
 
     def _overdue_at(self) -> float:
         return math.inf if self._deadline is None else float(self._deadline + self._launch["overtime_s"])
+
+    def _ask(self, when: float) -> None:
+        self._asked = True
+        self._end_by(when)
 
     def _end_by(self, when: float) -> None:
         self._kill_at = when if self._kill_at is None else min(when, self._kill_at)
 
     def _reap(self) -> bool:
         """Take in every child that ended; True when there is none left."""
+        if self._launch["scope"] and self._program and not self._record:
+            self._count_oom(self._launch["scope"])
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -224,17 +246,34 @@ class Keeper:
                 return True
             if pid == 0:
                 return False
-            if pid == self._agent:
-                self._agent = 0
+            if pid == self._program:
+                self._program = 0
                 code = os.waitstatus_to_exitcode(status)
-                why = " past its deadline, ended by its shim" if self._late else ""
-                self._ended(f"exit {code}{why}" if code >= 0 else f"signal {-code}{why}")
+                self._ended(f"exit {code}" if code >= 0 else f"signal {-code}")
 
-    def _ended(self, record: str) -> None:
-        self._record = record
+    def _count_oom(self, scope: str) -> None:
+        """The cgroup goes with its last process, but is still named by one that nobody has reaped."""
+        ended = os.waitid(os.P_PID, self._program, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        kills = 0 if ended is None else oom_kills(self._program, scope)
+        if kills:
+            self._lines.append(f"oom {kills}")
+
+    def _ended(self, how: str) -> None:
+        """What ran is over, and what is left of it is swept; then comes the verification, or the record."""
         now = monotonic_seconds()
-        self._recorded_by = now + RECORD_PATIENCE
         self._end_by(now + self._launch["grace_s"])
+        late = " past its deadline, ended by its shim" if self._late and not how.startswith("spawn") else ""
+        if self._verifying:
+            program = "" if how.startswith("spawn") else f"{late and ' late'} {self._verifying}"
+            self._lines.append(f"verify {how}{program}")
+        else:
+            self._lines.insert(0, how + late)
+            well = how == "exit 0" or (how.startswith("exit") and self._launch["verify_any_exit"])
+            if well and not self._asked and self._launch["verify"]:
+                self._verify = self._launch["verify"]
+                return
+        self._record = "\n".join(self._lines)
+        self._recorded_by = now + RECORD_PATIENCE
 
     def _write_record(self) -> bool:
         """The end, on disk before its name; False while there is no end, or no room for it yet."""
@@ -268,90 +307,6 @@ class Keeper:
         return self._round if now >= kill_at else min(self._round, kill_at - now)
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _feed(stdin: bytes | None) -> int:
-    """What the agent reads: a file in memory, so that nobody waits for one that never reads."""
-    if stdin is None:
-        return os.open("/dev/null", os.O_RDONLY)
-    file = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    rest = memoryview(stdin)
-    while rest:
-        rest = rest[os.write(file, rest) :]
-    os.lseek(file, 0, os.SEEK_SET)
-    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
-    return file
-
-
-def _become(launch: dict[str, Any], files: tuple[int, int, int], tell: int, keeper: int) -> NoReturn:
-    """In the fork of the shim: turn into the agent, or tell the shim `ERRNO WHAT` and end."""
-    where = ""
-    try:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the agent never outlives its keeper
-        if os.getppid() != keeper:  # which died before that
-            os._exit(127)
-        os.setsid()
-        stdin, output, workdir = files
-        where = launch["workdir"]
-        os.fchdir(workdir)
-        for number, file in enumerate((stdin, output, output)):
-            os.dup2(file, number)
-        where = launch["argv"][0]
-        _reset(launch)
-        environment = {_bytes(name): _bytes(value) for name, value in launch["env"].items()}
-        argv = [_bytes(element) for element in launch["argv"]]
-        if launch["prefix"]:
-            _must_be_there(argv[0], environment)
-        prefix = [_bytes(element) for element in launch["prefix"]]
-        os.execvpe((prefix + argv)[0], prefix + argv, environment)  # noqa: S606 - that no shell is there is the point
-    except OSError as error:
-        os.write(tell, f"{error.errno} {where}: {os.strerror(error.errno or 0)}".encode("utf-8", "replace")[:400])
-    except BaseException as error:  # noqa: BLE001 - the top of a process
-        os.write(tell, f"{errno.EINVAL} {where}: {error}".encode("utf-8", "replace")[:400])
-    finally:
-        os._exit(127)
-
-
-def _reset(launch: dict[str, Any]) -> None:
-    """What the daemon, the launcher and Python changed for themselves is no agent's business."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    soft = DEFAULT_NOFILE if hard == resource.RLIM_INFINITY else min(DEFAULT_NOFILE, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if launch["data_limit"] is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (launch["data_limit"], launch["data_limit"]))
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("0")
-    except OSError:
-        pass  # it may not be lowered below what our parents were given
-    if launch["nice"] is not None:
-        try:
-            os.setpriority(os.PRIO_PROCESS, 0, launch["nice"])
-        except OSError:
-            pass
-    if launch["umask"] is not None:
-        os.umask(launch["umask"])
-    for number in signal.valid_signals():
-        if number not in (signal.SIGKILL, signal.SIGSTOP):
-            try:
-                signal.signal(number, signal.SIG_DFL)
-            except (OSError, ValueError):
-                pass
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def _must_be_there(program: bytes, environment: dict[bytes, bytes]) -> None:
-    """A program before the agent's would end with a code of its own where exec says ENOENT."""
-    if b"/" in program:
-        places = [program]
-    else:
-        places = [os.path.join(place, program) for place in environment.get(b"PATH", b"/bin:/usr/bin").split(b":")]
-    if not any(os.access(place, os.X_OK) for place in places):
-        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-
-
 def _live(launch: dict[str, Any], stdin: bytes | None, go: int) -> int:
     if os.read(go, 1) != b"g":  # the launcher died before it could say that we exist
         return EXIT_CLAIMED
@@ -377,7 +332,7 @@ def _live(launch: dict[str, Any], stdin: bytes | None, go: int) -> int:
         os.write(started, b'{"never": true}\n')
         return EXIT_CANNOT
     try:
-        keeper.spawn(stdin)
+        keeper.start_agent(stdin)
         del stdin
         keeper.keep()
     except BaseException:

@@ -19,6 +19,9 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     `head` and `tail` are how much of the output is kept when it is more than both. `deadline_s` is when the
     daemon means to end the attempt; its shim does it `overtime_s` later when no daemon did. `grace_s` is the
     time between TERM and KILL when nobody says another. `memory_max` is in bytes.
+
+    `verify` is run in the same place once the agent has ended with code 0, or with any when `verify_any_exit`, unless
+    somebody wanted it to end; it belongs to the attempt.
     """
 
     job: int
@@ -35,6 +38,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: float = 10.0
     memory_max: int | None = None
     nice: int | None = None
+    verify: list[str] = []
+    verify_any_exit: bool = False
     umask: int | None = None
 
 
@@ -80,7 +85,9 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     `result` is the JSON text that the agent wrote to $OPUS_RESULT, None when there is none or it can't be
     used, and then `result_problem` says why. `output_tail` is the last 2 KiB of output; `log_bytes` counts all
-    that was written. `asked`: a daemon, perhaps an earlier one, had told it to end.
+    that was written. `asked`: a daemon, perhaps an earlier one, had told it to end. `oom`: so many of its processes
+    were killed for lack of memory, as far as that is known. `verify` is how the verification ended, None when there
+    was none, and `verify_output` the end of what it printed.
     """
 
     job: int
@@ -91,6 +98,9 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     output_tail: str = ""
     log_bytes: int = 0
     asked: bool = False
+    oom: int = 0
+    verify: Exit | None = None
+    verify_output: str = ""
 
 
 Report = Started | Adopted | NeverRan | Ended
@@ -100,7 +110,8 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of an attempt's output: bytes `offset` up to `next_offset`, counted as written.
 
     `dropped` bytes before `offset` were asked for and are no longer kept. `truncated`: the agent cut its log
-    short below the offset asked for, so this begins at 0 again.
+    short below the offset asked for, so this begins at 0 again. `verify`: not the agent wrote it, but what verified its
+    work; its output comes after all of the agent's.
     """
 
     data: str
@@ -109,3 +120,4 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
     eof: bool = False
     truncated: bool = False
+    verify: bool = False

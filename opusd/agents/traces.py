@@ -16,13 +16,15 @@ import signal
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from opusd.agents import kernel
-from opusd.agents.output import last_text, size_of
+from opusd.agents.output import last_text, size_of_all, verify_text
 from opusd.agents.result import read_result
 from opusd.agents.spec import Ended, Exit, NeverRan
 
 _FENCE = "never"
+_VERIFY_BYTES = 4096
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -130,19 +132,24 @@ def settle(folder: Path, job: int, attempt: int, attempt_id: str) -> Ended | Non
         return Ended(job=job, attempt=attempt, exit=Exit(kind="spawn", errno=errno.EEXIST, message=message))
     if claim.never:
         return None
-    ending = read_exit(folder)
-    if ending is None:
+    record = read_record(folder)
+    if record is None:
         bury(claim, attempt_id)
-        ending = Exit(kind="lost", message="its shim ended without a record; what was left of the attempt was killed")
+        lost = Exit(kind="lost", message="its shim ended without a record; what was left of the attempt was killed")
+        record = Record(lost)
+    log = folder / "output.log"
     result, problem = read_result(folder)
     return Ended(
         job=job,
         attempt=attempt,
-        exit=ending,
+        exit=record.exit,
         result=result,
         result_problem=problem,
-        output_tail=last_text(folder / "output.log"),
-        log_bytes=size_of(folder / "output.log"),
+        output_tail=last_text(log),
+        log_bytes=size_of_all(log),
+        oom=record.oom,
+        verify=record.verify,
+        verify_output="" if record.verify is None else verify_text(log, _VERIFY_BYTES),
         asked=read_orders(folder).get("kill_at") is not None,
     )
 
@@ -156,12 +163,34 @@ def read_orders(folder: Path) -> dict[str, float]:
     return {name: orders[name] for name in ("kill_at", "deadline") if isinstance(orders.get(name), int | float)}
 
 
-def read_exit(folder: Path) -> Exit | None:
+class Record(msgspec.Struct, frozen=True):
+    """The file `exit`: how the agent ended, how many processes lacked memory, and how its verification ended."""
+
+    exit: Exit
+    oom: int = 0
+    verify: Exit | None = None
+
+
+def read_record(folder: Path) -> Record | None:
     """The shim's record of the end, None when there is none that can be read."""
     try:
-        text = (folder / "exit").read_text("utf-8", "replace").strip("\n")
+        first, *lines = (folder / "exit").read_text("utf-8", "replace").strip("\n").split("\n")
     except FileNotFoundError:
         return None
+    ending = _exit(first)
+    if ending is None:
+        return None
+    oom, verify = 0, None
+    for line in lines:
+        kind, _, rest = line.partition(" ")
+        if kind == "oom" and rest.isdigit():
+            oom += int(rest)
+        elif kind == "verify":
+            verify = _verified(rest)
+    return Record(ending, oom, verify)
+
+
+def _exit(text: str) -> Exit | None:
     kind, _, rest = text.partition(" ")
     number, _, more = rest.partition(" ")
     if not number.isdigit():
@@ -177,6 +206,24 @@ def read_exit(folder: Path) -> Exit | None:
             return Exit(kind="spawn", errno=value, message=f"cannot start {more or os.strerror(value)}")
         case _:
             return None
+
+
+def _verified(text: str) -> Exit:
+    """`exit 1 PROGRAM`, with `late` before the program when it ran past the deadline; or `spawn 2 PROGRAM: WHY`."""
+    kind, number, *rest = (*text.split(" "), "")
+    ending = _exit(f"{kind} {number}")
+    program = " ".join(rest[rest[:1] == ["late"] :]).rstrip(" ")
+    if ending is None:
+        return Exit(kind="lost", message="how the verification ended can't be read")
+    late = ", past the deadline" if rest[:1] == ["late"] else ""
+    match kind:
+        case "exit":
+            words = f"{program} exited with code {ending.code}"
+        case "signal":
+            words = f"{program} was ended by {_signal_name(ending.signal or 0)}"
+        case _:
+            words = f"cannot start {program}"
+    return replace(ending, message=words + late)
 
 
 def _signal_name(number: int) -> str:

@@ -18,12 +18,13 @@ from opusd.core import attempts
 from opusd.core.attempts import End
 from opusd.core.errors import InternalError, OpusError
 from opusd.core.job import Outcome
+from opusd.core.retry import FailureClass
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opusd.agents.adapters.base import Verdict
-    from opusd.agents.spec import Ended
+    from opusd.agents.spec import Ended, Exit
     from opusd.clock import Clock
     from opusd.core.decision import Decision
     from opusd.core.job import Spec
@@ -92,9 +93,16 @@ def ended(report: Ended, verdict: Verdict, *, first: bool) -> End:
         detail["result_ignored"] = report.result_problem
     if verdict.failure is None and verdict.message:
         detail["note"] = verdict.message
+    failure, message = verdict.failure, verdict.message
+    if failure is FailureClass.AGENT_ERROR and report.oom:
+        failure = FailureClass.OOM
+        message = f"out of memory: {report.oom} of its processes were killed for it ({message})"
+    unverified = failure is None and verdict.question is None and report.verify is not None and not _well(report.verify)
+    if unverified and report.verify is not None:
+        failure, message = FailureClass.VERIFY_FAILED, f"verify: {report.verify.message}"
     return End(
-        failure=verdict.failure,
-        message=verdict.message or None,
+        failure=failure,
+        message=message or None,
         exit_code=report.exit.code,
         signal=report.exit.signal,
         result={"summary": verdict.summary.strip(), "data": data},
@@ -107,6 +115,11 @@ def ended(report: Ended, verdict: Verdict, *, first: bool) -> End:
         chance=random(),
         limited_until=verdict.limited_until,
         question=None if verdict.question is None else (verdict.question[0], tuple(verdict.question[1])),
-        output_tail=report.output_tail,
+        output_tail=report.verify_output if unverified else report.output_tail,
+        verify_output=report.verify_output if unverified else None,
         detail=detail,
     )
+
+
+def _well(how: Exit) -> bool:
+    return how.kind == "exit" and how.code == 0

@@ -61,8 +61,6 @@ class Intake:
         run_at = None if sent.run_at is None else read(path, "run_at", from_rfc3339, sent.run_at)
         if sent.delay is not None:
             run_at = now + read(path, "delay", parse_duration, sent.delay)
-        if sent.verify:
-            raise _invalid(path, "verify", "verify is not available yet in this version: leave it out")
         return Submission(
             spec=self._spec(sent, path),
             tier=tier,

@@ -134,6 +134,8 @@ class Launching:
             deadline_s=None if job.terms.timeout is None else job.terms.timeout / 1e6,
             grace_s=self._grace,
             memory_max=program.memory_max,
+            verify=spec.verify or [],
+            verify_any_exit=program.output == "claude",  # whose result may be good and its code is not
             nice=program.nice,
             umask=self._umask,
         )

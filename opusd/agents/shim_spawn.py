@@ -1,0 +1,146 @@
+"""How the shim starts a program: forked, in a session of its own, with nothing of ours but what it is to have.
+
+Standard library only: it runs in a fork of the launcher (`python -I -S`). Must not know what becomes of the program.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import signal
+
+from .kernel import PR_SET_PDEATHSIG, prctl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+DEFAULT_NOFILE = 1024  # the soft limit that programs expect; the daemon's own may be higher
+
+
+class NotStarted(Exception):
+    """`ERRNO WHERE: WHY`, as the record of the end has it."""
+
+
+def spawn(
+    launch: dict[str, Any],
+    argv: list[str],
+    prefix: list[str],
+    stdin: bytes | None,
+    output: int,
+    born: Callable[[int], None],
+) -> int:
+    """The pid of a program that runs in the launch's workdir and environment; NotStarted when it can't.
+
+    `born` is told of the process while it is not yet the program. `output` stays ours.
+    """
+    where = launch["workdir"]
+    try:
+        workdir = os.open(_bytes(where), os.O_PATH | os.O_DIRECTORY)
+        where = "stdin"
+        feed = _feed(stdin)
+        told, tell = os.pipe()
+        where = "fork"
+        keeper = os.getpid()
+        pid = os.fork()
+    except OSError as error:
+        raise NotStarted(f"{error.errno} {where}: {os.strerror(error.errno or 0)}") from None
+    if pid == 0:
+        _become(launch, argv, prefix, (feed, output, workdir), tell, keeper)
+    for file in (tell, feed, workdir):
+        os.close(file)
+    born(pid)
+    failure = os.read(told, 4096)  # empty once the exec has closed the other end
+    os.close(told)
+    if failure:
+        os.waitpid(pid, 0)
+        raise NotStarted(failure.decode("utf-8", "replace"))
+    return pid
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _feed(stdin: bytes | None) -> int:
+    """What the agent reads: a file in memory, so that nobody waits for one that never reads."""
+    if stdin is None:
+        return os.open("/dev/null", os.O_RDONLY)
+    file = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    rest = memoryview(stdin)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+    os.lseek(file, 0, os.SEEK_SET)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    return file
+
+
+def _become(
+    launch: dict[str, Any], argv: list[str], prefix: list[str], files: tuple[int, int, int], tell: int, keeper: int
+) -> NoReturn:
+    """In the fork of the shim: turn into the agent, or tell the shim `ERRNO WHAT` and end."""
+    where = ""
+    try:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the agent never outlives its keeper
+        if os.getppid() != keeper:  # which died before that
+            os._exit(127)
+        os.setsid()
+        stdin, output, workdir = files
+        where = launch["workdir"]
+        os.fchdir(workdir)
+        for number, file in enumerate((stdin, output, output)):
+            os.dup2(file, number)
+        where = argv[0]
+        _reset(launch)
+        environment = {_bytes(name): _bytes(value) for name, value in launch["env"].items()}
+        if prefix:
+            _must_be_there(_bytes(argv[0]), environment)
+        whole = [_bytes(element) for element in prefix + argv]
+        os.execvpe(whole[0], whole, environment)  # noqa: S606 - that no shell is there is the point
+    except OSError as error:
+        os.write(tell, f"{error.errno} {where}: {os.strerror(error.errno or 0)}".encode("utf-8", "replace")[:400])
+    except BaseException as error:  # noqa: BLE001 - the top of a process
+        os.write(tell, f"{errno.EINVAL} {where}: {error}".encode("utf-8", "replace")[:400])
+    finally:
+        os._exit(127)
+
+
+def _reset(launch: dict[str, Any]) -> None:
+    """What the daemon, the launcher and Python changed for themselves is no agent's business."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = DEFAULT_NOFILE if hard == resource.RLIM_INFINITY else min(DEFAULT_NOFILE, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if launch["data_limit"] is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (launch["data_limit"], launch["data_limit"]))
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("0")
+    except OSError:
+        pass  # it may not be lowered below what our parents were given
+    if launch["nice"] is not None:
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, launch["nice"])
+        except OSError:
+            pass
+    if launch["umask"] is not None:
+        os.umask(launch["umask"])
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            try:
+                signal.signal(number, signal.SIG_DFL)
+            except (OSError, ValueError):
+                pass
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _must_be_there(program: bytes, environment: dict[bytes, bytes]) -> None:
+    """A program before the agent's would end with a code of its own where exec says ENOENT."""
+    if b"/" in program:
+        places = [program]
+    else:
+        places = [os.path.join(place, program) for place in environment.get(b"PATH", b"/bin:/usr/bin").split(b":")]
+    if not any(os.access(place, os.X_OK) for place in places):
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
