@@ -39,6 +39,7 @@ from opusd.dispatcher.tally import Tally
 from opusd.dispatcher.upkeep import Upkeep
 from opusd.dispatcher.waits import Waits
 from opusd.dispatcher.workdirs import Workdirs
+from opusd.dispatcher.worktrees import WorktreeVerbs
 from opusd.notify import Supervisor
 from opusd.rpc.callers import Callers
 from opusd.rpc.place import exposed
@@ -166,6 +167,7 @@ class Daemon:
         self._upkeep = Upkeep(
             desk,
             self._runs,
+            self._workdirs,
             forgotten=self._tally.forgotten,
             log=self._log,
             **_retention_values(config),
@@ -178,6 +180,7 @@ class Daemon:
             self._waits,
             self._feed,
             self._upkeep,
+            WorktreeVerbs(desk, self._workdirs),
             SystemVerbs(desk, self._waits, about=self._about, reload=self._reload, stop=self.stop),
         ]
         callers = Callers(

@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """The parsed words; UsageError names what is not known and what may have been meant."""
-        known, rest = self.parse_known_args(self._bound(words))
+        known, rest = self.parse_known_intermixed_args(self._bound(words))  # `prune --dry-run 3`, `prune 3 --dry-run`
         if rest:
             wrong = next((word for word in rest if word.startswith("-") and word != "-"), rest[0])
             if wrong.startswith("-"):

@@ -37,6 +37,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "look after the daemon": {
         "prune": "remove what is kept of finished jobs",
+        "worktrees": "list the git worktrees of jobs, or remove those without work in them",
         "backup": "copy the registry to a file, consistent while jobs run",
         "config": "print what the daemon runs with, and the longest wait that follows",
         "doctor": "check the daemon and this machine",

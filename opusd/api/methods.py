@@ -184,6 +184,22 @@ JOB_PRUNE = Method(
     "write",
     _CHANGE,
 )
+WORKTREE_LIST = Method(
+    "worktree.list",
+    p.WorktreeList,
+    r.Worktrees,
+    "The git worktrees of jobs, with what work is in them.",
+    errors=(InvalidParams, NotFound),
+)
+WORKTREE_PRUNE = Method(
+    "worktree.prune",
+    p.WorktreePrune,
+    r.PrunedWorktrees,
+    "Remove the clean worktrees of finished jobs, and their branches. One with changes, with commits that no other "
+    "branch has, or whose job is not finished is kept.",
+    "write",
+    (*_WRITE, NotFound),
+)
 QUEUE_STATUS = Method("queue.status", p.QueueStatus, r.Status, "Counts, what runs, the pool.")
 QUEUE_PEEK = Method(
     "queue.peek",

@@ -157,6 +157,19 @@ class JobPrune(Params, kw_only=True):
     dry_run: bool = False
 
 
+class WorktreeList(Params, kw_only=True):
+    """`ids`: those of these jobs alone."""
+
+    ids: list[Ref] | None = None
+
+
+class WorktreePrune(Params, kw_only=True):
+    """`ids`: those of these jobs alone; a job that the registry has forgotten must be named."""
+
+    ids: list[Ref] | None = None
+    dry_run: bool = False
+
+
 class QueueStatus(Params, kw_only=True):
     pass
 

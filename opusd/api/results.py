@@ -79,8 +79,40 @@ class Why(msgspec.Struct, kw_only=True):
     constraints: list[Constraint]
 
 
+class WorktreeInfo(msgspec.Struct, kw_only=True):
+    """A job's git worktree. `status` is its job's, null when the registry has forgotten the job.
+
+    clean: nothing in it is nowhere else. `changes` counts files that are changed or new, `ahead` commits that no other
+    branch has; unknown: git could not say. `kept` says why pruning leaves it, null when it would go.
+    """
+
+    job: int
+    status: str | None
+    path: str
+    branch: str | None
+    repository: str | None
+    state: Literal["clean", "dirty", "ahead", "unknown"]
+    changes: int
+    ahead: int
+    created_at: Time | None
+    kept: str | None
+
+
+class Worktrees(msgspec.Struct, kw_only=True):
+    worktrees: list[WorktreeInfo]
+
+
+class PrunedWorktrees(msgspec.Struct, kw_only=True):
+    removed: list[WorktreeInfo]
+    kept: list[WorktreeInfo]
+    dry_run: bool = False
+
+
 class Pruned(msgspec.Struct, kw_only=True):
+    """`worktrees`: those of the jobs that are left, for there is work in them."""
+
     jobs: list[int]
+    worktrees: list[WorktreeInfo] = []
     dry_run: bool = False
 
 

@@ -13,6 +13,7 @@ from opusd.core.access import require_person
 from opusd.core.errors import Conflict, InvalidParams, StorageUnavailable
 from opusd.core.lifecycle import FINAL
 from opusd.core.times import from_rfc3339
+from opusd.dispatcher import worktrees
 from opusd.dispatcher.desk import as_tuple, one_of
 from opusd.dispatcher.intake import read
 from opusd.store.base import CommitFailed, CommitRefused
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from opusd.api import params as p
     from opusd.core.decision import Decision
     from opusd.dispatcher.desk import Desk, Session
+    from opusd.dispatcher.workdirs import Workdirs
 
 _AT_ONCE: Final = 500
 _ID: Final = re.compile(r"[1-9]\d{0,11}", re.ASCII)
@@ -32,13 +34,15 @@ _ID: Final = re.compile(r"[1-9]\d{0,11}", re.ASCII)
 class Upkeep:
     """`finished` and `history` are microseconds or None (never); `every` is seconds.
 
-    `forgotten` is told how many jobs of each final status have left the registry.
+    `forgotten` is told how many jobs of each final status have left the registry. A pruned job's worktree goes with the
+    rest when there is no work in it.
     """
 
     def __init__(
         self,
         desk: Desk,
         runs: Path,
+        workdirs: Workdirs,
         *,
         finished: int | None,
         history: int | None,
@@ -48,6 +52,7 @@ class Upkeep:
     ) -> None:
         self._desk = desk
         self._runs = runs
+        self._workdirs = workdirs
         self._forgotten = forgotten
         self._log = log
         self.configure(finished=finished, history=history, every=every)
@@ -73,10 +78,14 @@ class Upkeep:
                 before = read("$", "before", from_rfc3339, params.before)
                 await self._desk.settled()
                 jobs = await self._desk.store.prunable(before, statuses, 1 << 31)
-            if not params.dry_run:
-                for at in range(0, len(jobs), _AT_ONCE):
-                    await self._prune(jobs[at : at + _AT_ONCE], session.caller.actor, command=True)
-        return results.Pruned(jobs=jobs, dry_run=params.dry_run)
+            left = []
+            for at in range(0, len(jobs), _AT_ONCE):
+                some = jobs[at : at + _AT_ONCE]
+                if params.dry_run:
+                    left += await self._prune_worktrees(some, dry_run=True)
+                else:
+                    left += await self._prune(some, session.caller.actor, command=True)
+        return results.Pruned(jobs=jobs, worktrees=left, dry_run=params.dry_run)
 
     async def _prunable(self, ref: int | str) -> int:
         number = await self._desk.find(ref, path="$.ids")
@@ -90,9 +99,9 @@ class Upkeep:
             raise Conflict(message, dependents=waiting)
         return number
 
-    async def _prune(self, jobs: Sequence[int], actor: str, *, command: bool) -> None:
+    async def _prune(self, jobs: Sequence[int], actor: str, *, command: bool) -> list[results.WorktreeInfo]:
+        """The worktrees that are left."""
         state = self._desk.state
-
         gone: list[int] = []
 
         def decide(decision: Decision) -> None:
@@ -106,6 +115,15 @@ class Upkeep:
         writer = self._desk.writer
         await (writer.command(decide, actor) if command else writer.fact(decide))
         await asyncio.get_running_loop().run_in_executor(None, self._remove_runs, gone)
+        left = await self._prune_worktrees(gone, dry_run=False)
+        for one in left:
+            self._log("worktree.kept", level="warning", job=one.job, path=one.path, message=one.kept)
+        return left
+
+    async def _prune_worktrees(self, jobs: Sequence[int], *, dry_run: bool) -> list[results.WorktreeInfo]:
+        names = await worktrees.of_jobs(self._desk.store, await self._workdirs.names(), jobs)
+        found = await worktrees.prune(self._workdirs, self._desk.store, names, dry_run=dry_run)
+        return [one for one in found if one.kept is not None]
 
     def _remove_runs(self, jobs: Sequence[int]) -> None:
         for number in jobs:
@@ -124,7 +142,7 @@ class Upkeep:
             await self._desk.clock.wait(never, self._every)
 
     async def sweep(self) -> None:
-        """Remove the runs of pruned jobs, which a crash between the commit and the removal leaves.
+        """Remove the runs and clean worktrees of pruned jobs, which a crash between the commit and the removal leaves.
 
         Only of ids that were given out before: whatever else is in the folder is not ours to judge.
         """
@@ -139,6 +157,9 @@ class Upkeep:
             count += len(gone)
         if count:
             self._log("runs.swept", jobs=count)
+        owners = {worktrees.owner(name) for name in await self._workdirs.names()}
+        pruned = [record.job.id for record in await self._desk.store.records(sorted(owners)) if record.pruned]
+        await self._prune_worktrees(pruned, dry_run=False)
 
     def _runs_of_jobs(self) -> list[int]:
         with os.scandir(self._runs) as entries:

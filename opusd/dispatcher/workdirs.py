@@ -70,14 +70,20 @@ class Workdirs:
         inside = outcome.workdir == root or outcome.workdir.startswith(root + os.sep)
         return Place(workdir=outcome.workdir, branch=outcome.branch) if inside else None
 
+    async def names(self) -> list[str]:
+        return await self.in_thread(self.worktrees.names)
+
     async def look(self, name: str) -> Tree:
         return await self.in_thread(lambda: self.worktrees.look(name))
 
-    async def remove(self, name: str, *, dry_run: bool = False) -> tuple[Tree, str]:
-        """Remove a worktree that nobody works in and that holds no work; how it was, and why it is kept, if it is."""
+    async def remove(self, name: str, *, dry_run: bool = False, named: bool = False) -> tuple[Tree, str]:
+        """Remove a worktree that nobody works in and that holds no work; how it was, and why it is kept, if it is.
+
+        `named`: a person means this one, though the registry has forgotten its job.
+        """
         async with self._lock(name):
             tree = await self.look(name)
-            user = await self.user(name)
+            user = await self.user(name, named=named)
             if user is not None:
                 return tree, user
             if not dry_run:
@@ -87,7 +93,7 @@ class Workdirs:
                     return tree, str(error)
             return tree, tree.words
 
-    async def user(self, name: str) -> str | None:
+    async def user(self, name: str, *, named: bool = False) -> str | None:
         """Why nobody may take a worktree away now: a job that is unfinished works in it, or may; None: nobody does.
 
         A chain of escalation works in one worktree, and what its agents submitted may run inside of it.
@@ -97,6 +103,8 @@ class Workdirs:
             job = self._state.jobs.get(number)
             if job is None:
                 records = await self._store.records([number])
+                if not records and named:
+                    return None
                 if not records:
                     return f"job {number} is not in the registry any more"
                 job = self._state.jobs.get(number, records[0].job)

@@ -257,13 +257,14 @@ class EngineBench(Bench):
     def __init__(self, store: Paced, **changed: Any) -> None:
         super().__init__(store, **changed)
         self.worktrees = ScriptedWorktrees(Path("/worktrees"), {})
+        self.workdirs = Workdirs(self.worktrees, self.state, store)
         self.engine = Engine(
             self.state,
             store,
             self.clock,
             prepare=self._prepare,
             listen=self._listen,
-            workdirs=Workdirs(self.worktrees, self.state, store),
+            workdirs=self.workdirs,
             released=self.released,
             log=self.say,
             room=self._look,

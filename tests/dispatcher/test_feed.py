@@ -167,7 +167,7 @@ async def test_a_subscriber_to_a_group_hears_of_its_pruned_jobs_too_live_as_afte
         await engines.writer.command(cancelling(number), PERSON.actor)
     live, late = Ear(1), Ear(2)
     await subscribe(feed, live, group="g")
-    upkeep = Upkeep(engines.desk, tmp_path, finished=None, history=None, every=60.0, log=engines.say)
+    upkeep = Upkeep(engines.desk, tmp_path, engines.workdirs, finished=None, history=None, every=60.0, log=engines.say)
     await upkeep.job_prune(Session(), p.JobPrune(ids=[job.id, 2]))
     await subscribe(feed, late, since=4, group="g")
     await engines.submit(group="g")

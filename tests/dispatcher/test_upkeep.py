@@ -16,7 +16,9 @@ DAY = 86_400_000_000
 @pytest.fixture
 async def upkeep(engines, tmp_path):
     await engines.begin(dispatch=False)
-    upkeep = Upkeep(engines.desk, tmp_path / "runs", finished=DAY, history=DAY, every=60.0, log=engines.say)
+    upkeep = Upkeep(
+        engines.desk, tmp_path / "runs", engines.workdirs, finished=DAY, history=DAY, every=60.0, log=engines.say
+    )
     (tmp_path / "runs" / "1" / "1").mkdir(parents=True)
     running = asyncio.create_task(upkeep.run())
     yield upkeep
@@ -99,7 +101,7 @@ async def test_the_first_thing_is_to_sweep_what_a_crash_left_of_pruned_jobs(engi
         (runs / other).mkdir()
     await engines.writer.command(cancelling(1), PERSON.actor)
     await engines.writer.command(cancelling(2), PERSON.actor)
-    upkeep = Upkeep(engines.desk, runs, finished=None, history=None, every=60.0, log=engines.say)
+    upkeep = Upkeep(engines.desk, runs, engines.workdirs, finished=None, history=None, every=60.0, log=engines.say)
     await engines.writer.command(lambda decision: decision.pruned.append((1, False)), PERSON.actor)
     await upkeep.sweep()
     assert sorted(entry.name for entry in runs.iterdir()) == ["0", "01", "2", "3", "4", "mine"]
@@ -111,7 +113,16 @@ async def test_what_is_forgotten_is_told_by_status(engines, tmp_path):
     for _ in range(2):
         await engines.submit()
         await engines.writer.command(cancelling(engines.state.last_job), PERSON.actor)
-    upkeep = Upkeep(engines.desk, tmp_path, finished=0, history=0, every=60.0, log=engines.say, forgotten=told.append)
+    upkeep = Upkeep(
+        engines.desk,
+        tmp_path,
+        engines.workdirs,
+        finished=0,
+        history=0,
+        every=60.0,
+        log=engines.say,
+        forgotten=told.append,
+    )
     engines.clock.advance(1)
     await upkeep.once()
     assert told[0] == {"cancelled": 2}

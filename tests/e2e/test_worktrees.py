@@ -2,9 +2,12 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
+
+from tests.e2e.conftest import PATIENCE
 
 IDENTITY = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
 COMMIT = "git -c user.name=t -c user.email=t@example.org -c commit.gpgsign=false commit --quiet -m work"
@@ -152,3 +155,112 @@ def test_a_daemon_that_stops_does_not_wait_for_a_checkout(house, repository, tmp
     house.start()
     done = house.ended(job)
     assert (done["status"], done["retries"]) == ("completed", 0)
+
+
+CHAIN = """
+default_agent = "a"
+[agents.a]
+argv = ["sh", "-c", "pwd; echo of a > half; exit 1"]
+retry = "none"
+escalate_to = "b"
+[agents.b]
+argv = ["sh", "-c", "pwd; cat half; git symbolic-ref --short HEAD"]
+"""
+
+
+def test_the_agent_that_carries_on_goes_on_in_the_same_worktree(build, repository):
+    house = build(CHAIN)
+    first = house.submit(prompt="x", cwd=str(repository / "src"), worktree=True)
+    house.ended(first)
+    old = house.get(first)
+    link = house.ended(old["escalated_to"])
+    place = house.state / "worktrees" / str(first["id"])
+    assert link["status"] == "completed", link["error"]
+    assert house.logs(link).split() == [str(place / "src"), "of", "a", f"opus/{first['id']}-x"]
+    assert (link["workdir"], link["branch"]) == (old["workdir"], old["branch"])
+    assert [path.name for path in (house.state / "worktrees").iterdir() if path.name[0] != "."] == [str(first["id"])]
+
+
+# --- which there are, and removing them ---------------------------------------------------------------
+
+
+def test_worktrees_are_listed_and_only_those_without_work_of_finished_jobs_go(house, repository):
+    gate = house.gate()
+    cwd = str(repository)
+    clean = house.sh("true", cwd=cwd, worktree=True, title="clean")
+    dirty = house.sh("echo > new", cwd=cwd, worktree=True, title="dirty")
+    ahead = house.sh(f"echo > new; git add new; {COMMIT}", cwd=cwd, worktree=True, title="ahead")
+    house.ended(clean, dirty, ahead)
+    running = house.sh(f"echo begun; {gate.wait}", cwd=cwd, worktree=True, title="running")
+    house.output(running, "begun")
+    listed = {one["job"]: one for one in house("worktree.list")["worktrees"]}
+    assert [listed[job["id"]]["state"] for job in (clean, dirty, ahead, running)] == [
+        "clean",
+        "dirty",
+        "ahead",
+        "clean",
+    ]
+    assert [listed[job["id"]]["kept"] for job in (clean, dirty, ahead, running)] == [
+        None,
+        "1 changed or new files",
+        "1 commits that no other branch has",
+        f"job {running['id']} is running",
+    ]
+    one = listed[clean["id"]]
+    assert (one["status"], one["repository"], one["branch"]) == ("completed", cwd, f"opus/{clean['id']}-clean")
+    dry = house("worktree.prune", dry_run=True)
+    assert [one["job"] for one in dry["removed"]] == [clean["id"]]
+    assert Path(one["path"]).is_dir()
+    pruned = house("worktree.prune")
+    assert [one["job"] for one in pruned["removed"]] == [clean["id"]]
+    assert {one["job"] for one in pruned["kept"]} == {dirty["id"], ahead["id"], running["id"]}
+    assert not Path(one["path"]).exists()
+    branches = git(repository, "branch", "--list", "--format=%(refname:short)", "opus/*").split()
+    assert sorted(branches) == sorted(f"opus/{job['id']}-{job['title']}" for job in (dirty, ahead, running))
+    gate.open()
+    house.ended(running)
+    git(repository, "merge", "--quiet", "--ff-only", f"opus/{ahead['id']}-ahead")
+    again = house("worktree.prune", ids=[ahead["id"], running["id"]])
+    assert {one["job"] for one in again["removed"]} == {ahead["id"], running["id"]}
+    assert house.refused("worktree.prune", ids=[999]).data["code"] == "not_found"
+
+
+def test_pruning_jobs_takes_clean_worktrees_along_and_says_which_are_left(house, repository):
+    clean = house.sh("true", cwd=str(repository), worktree=True)
+    dirty = house.sh("echo > new", cwd=str(repository), worktree=True)
+    house.ended(clean, dirty)
+    asked = house("job.prune", ids=[clean["id"], dirty["id"]], dry_run=True)
+    assert [one["job"] for one in asked["worktrees"]] == [dirty["id"]]
+    pruned = house("job.prune", ids=[clean["id"], dirty["id"]])
+    assert [(one["job"], one["kept"]) for one in pruned["worktrees"]] == [(dirty["id"], "1 changed or new files")]
+    assert [one["job"] for one in house("worktree.list")["worktrees"]] == [dirty["id"]]
+    assert "worktree.kept" in house.said()
+
+
+def test_a_worktree_that_was_cleaned_since_goes_at_the_next_start(house, repository):
+    job = house.sh("echo > new", cwd=str(repository), worktree=True)
+    place = Path(house.ended(job)["workdir"])
+    house("job.prune", ids=[job["id"]])
+    (place / "new").unlink()
+    house.kill()
+    house.start()
+    end = time.monotonic() + PATIENCE
+    while place.exists():  # no event tells of it
+        assert time.monotonic() < end
+        house("system.ping")
+
+
+def test_an_agent_may_look_but_not_prune(house, repository):
+    program = """
+import os
+from opus_client import Client, RpcError
+with Client(os.environ["OPUSD_SOCKET"]) as client:
+    print(len(client.call("worktree.list")["worktrees"]))
+    try:
+        client.call("worktree.prune")
+    except RpcError as error:
+        print(error.data["code"])
+"""
+    job = house.python(program, cwd=str(repository), worktree=True)
+    house.ended(job)
+    assert house.logs(job).split() == ["1", "forbidden"]

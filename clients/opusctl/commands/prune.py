@@ -31,6 +31,8 @@ def run(session: Session, args: Namespace) -> int:
     if screen.as_json:
         screen.json(reply)
         return OK
+    for one in reply.get("worktrees", ()):
+        screen.talk(f"{'would keep' if args.dry_run else 'kept'} {one['path']}: {one['kept']}")
     ids = reply["jobs"]
     if screen.quiet:
         for job in ids:

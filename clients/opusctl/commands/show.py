@@ -115,7 +115,7 @@ class Page:
                 ("key", job.get("key")),
                 ("folder", job.get("cwd")),
                 ("workdir", job.get("workdir") if job.get("workdir") != job.get("cwd") else None),
-                ("worktree", "yes" if job.get("worktree") else None),
+                ("worktree", (job.get("branch") or "yes") if job.get("worktree") else None),
                 ("verify", _argv(job.get("verify"))),
                 ("env", ", ".join(_env(job.get("env") or {}))),
                 ("needs", ", ".join(f"{name}={count}" for name, count in (job.get("needs") or {}).items())),
@@ -204,6 +204,7 @@ class Page:
                 ("message", self._text(error.get("message"))),
                 ("exit code", _shown_code(error.get("exit_code"))),
                 ("signal", _shown_code(error.get("signal"))),
+                ("verify said", self._text(job.get("verify_output"))),
             ],
         )
         self._section(
