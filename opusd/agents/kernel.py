@@ -121,17 +121,17 @@ def ancestor(pid: int, known: dict[tuple[int, int], T]) -> T | None:
     return None
 
 
-def oom_kills(pid: int, scope: str) -> int:
+def oom_kills(pid: int, scope: str, proc: str = "/proc", cgroups: str = "/sys/fs/cgroup") -> int:
     """How many processes of the scope that `pid` is in, or was before it ended, were killed for lack of memory.
 
     0 where that can't be known: it was in another cgroup, or the cgroup has gone.
     """
     try:
-        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        with open(f"{proc}/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
             path = next((line[3:].rstrip("\n") for line in file if line.startswith("0::")), "")
-        if not path.removesuffix(" (deleted)").endswith(f"/{scope}"):
+        if not path.endswith(f"/{scope}"):
             return 0
-        with open(f"/sys/fs/cgroup{path}/memory.events", encoding="ascii") as file:
+        with open(f"{cgroups}{path}/memory.events", encoding="ascii") as file:
             return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
     except (OSError, ValueError, IndexError):
         return 0

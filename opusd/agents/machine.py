@@ -38,8 +38,8 @@ def scope_program(environment: Mapping[str, str]) -> str | None:
 
 def scope_argv(program: str, unit: str, memory_max: int) -> list[str]:
     """What is put before an agent's argv so that it and all its children share `memory_max` bytes."""
-    limit = ["-p", f"MemoryMax={memory_max}", "-p", "MemorySwapMax=0", "-p", "OOMPolicy=continue"]
-    return [program, "--user", "--scope", "--quiet", "--collect", f"--unit={unit}", *limit, "--"]
+    limit = f"MemoryMax={memory_max}"
+    return [program, "--user", "--scope", "--quiet", "--collect", f"--unit={unit}", "-p", limit, "--"]
 
 
 def scope_unit(job: int, attempt: int, attempt_id: str, *, verify: bool = False) -> str:

@@ -6,6 +6,7 @@ session may have ended before the first prompt was kept.
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from opusd.core import escalation
@@ -26,14 +27,18 @@ def prompt_for(job: Job, spec: Spec, outcome: Outcome, *, resumed: bool) -> str 
     if spec.prompt is None:
         return None
     answered = job.run is not None and job.run.answered and bool(spec.answers)
-    if resumed:
-        return _answer(spec) if answered else f"{_interrupted(outcome)}\n\n{spec.prompt}"
+    if resumed and answered:
+        return _answer(spec)
     parts = []
-    if spec.previous:
+    if resumed:
+        parts.append(_interrupted(outcome))
+    elif spec.previous:
         parts.append(escalation.words(spec.previous))
     parts.append(spec.prompt)
-    if spec.answers:
+    if spec.answers and not resumed:
         parts.append(_answers(spec))
+    if outcome.verify_output is not None and not (job.extra is not None and job.extra.fresh):
+        parts.append(_unverified(spec, outcome.verify_output))
     return "\n\n".join(parts)
 
 
@@ -47,6 +52,13 @@ def _answers(spec: Spec) -> str:
     for one in spec.answers:
         lines += ["", _quoted(one["question"]), "", str(one["answer"])]
     return "\n".join(lines)
+
+
+def _unverified(spec: Spec, said: str) -> str:
+    """A fresh start has another worktree, where this was not found."""
+    check = f", `{shlex.join(spec.verify)}`," if spec.verify else ""
+    said = _quoted(said) or "> (no output)"
+    return f"What was done for this task so far did not pass its verification{check} which ended with:\n\n{said}"
 
 
 def _interrupted(outcome: Outcome) -> str:

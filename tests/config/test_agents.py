@@ -40,9 +40,26 @@ def test_sessions_silence_and_chains_reach_the_core() -> None:
     assert limits.agents["b"].auto_resume
 
 
+def test_isolation_reaches_the_core_and_the_launches() -> None:
+    config = parse(
+        agents(a=CLAUDE | {"worktree": True, "verify": ["make", "test"], "memory_max": "4GiB", "nice": 10}, b=CLAUDE)
+    )
+    core = config.limits().agents
+    assert (core["a"].worktree, core["a"].verify) == (True, ("make", "test"))
+    assert (core["b"].worktree, core["b"].verify) == (False, ())
+    assert (config.agents["a"].memory_max, config.agents["a"].nice) == (4 << 30, 10)
+    assert (config.agents["b"].memory_max, config.agents["b"].nice) == (None, None)
+    assert parse(agents(a=CLAUDE | {"memory_max": "off"})).agents["a"].memory_max is None
+
+
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
+        ({"a": CLAUDE | {"verify": ["", "x"]}}, "agents.a.verify: no argument holds a NUL, and the program has a name"),
+        ({"a": CLAUDE | {"verify": "make test"}}, "agents.a.verify: expected a list"),
+        ({"a": CLAUDE | {"memory_max": "1MiB"}}, "agents.a.memory_max is at least 16MiB"),
+        ({"a": CLAUDE | {"nice": 20}}, "agents.a.nice"),
+        ({"a": CLAUDE | {"worktree": "yes"}}, "agents.a.worktree: expected a boolean"),
         ({"a": {"argv": ["x"], "output": "gemini"}}, "agents.a.output"),
         ({"a": CLAUDE | {"resume_argv": ["claude", "--continue"]}}, "{session_id} stands nowhere in it"),
         ({"a": {"argv": ["x"], "resume_argv": ["x", "{session_id}"]}}, 'output = "text" tells of no session'),

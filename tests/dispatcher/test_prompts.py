@@ -56,3 +56,15 @@ def test_what_other_agents_failed_at_comes_before_the_prompt():
     previous = [{"agent": "first", "class": "timeout", "message": "after 1 h", "output_tail": "a\nb"}]
     told = prompt_for(job(), replace(SPEC, previous=previous), Outcome(), resumed=False)
     assert told.index("- first: timeout: after 1 h") < told.index("  > a\n  > b") < told.index("write the parser")
+
+
+def test_what_a_verification_said_comes_behind_the_prompt_with_a_session_and_without():
+    spec = replace(SPEC, verify=["make", "a b"])
+    failed = Outcome(
+        error={"class": "verify_failed", "message": "verify: make exited with code 2"}, verify_output="1\n2"
+    )
+    for resumed in (False, True):
+        told = prompt_for(job(), spec, failed, resumed=resumed)
+        assert told.index("write the parser") < told.index("`make 'a b'`") < told.index("> 1\n> 2")
+    assert "(no output)" in prompt_for(job(), spec, replace(failed, verify_output=""), resumed=False)
+    assert prompt_for(job(fresh=True), spec, failed, resumed=False) == "write the parser"

@@ -38,6 +38,19 @@ def test_a_retry_that_mends_it_takes_the_old_output_away(commons):
     assert (first["class"], first["message"]) == ("verify_failed", "verify: sh exited with code 1")
 
 
+def test_the_retry_of_a_prompt_is_told_what_the_verification_said(build):
+    house = build(
+        'default_agent = "a"\n[agents.a]\nargv = ["cat"]\nretry = { strategy = "immediate", max_retries = 1 }\n'
+        'verify = ["sh", "-c", "echo 2 tests failed; exit 1"]\n'
+    )
+    job = house.ended(house.submit(prompt="mend it"))
+    assert job["attempts"] == 2
+    assert "2 tests failed" not in house.logs(job, attempt=1)
+    told = house.logs(job, attempt=2)
+    assert told.startswith("mend it\n\n")
+    assert told.endswith("> 2 tests failed")
+
+
 def test_a_cancel_reaches_a_verification(commons):
     job = commons.sh("true", verify=["sh", "-c", "echo verifying; sleep 600"])
     commons.output(job, "verifying")

@@ -45,7 +45,7 @@ def test_the_unit_gives_the_agents_nothing_that_they_would_inherit() -> None:
 @pytest.mark.systemd
 @pytest.mark.slow
 @pytest.mark.skipif(not RUNNER, reason="$OPUSD_TEST_SYSTEMD names no program that runs a user manager")
-@pytest.mark.parametrize("scenario", ["start", "hang", "kill", "activate"])
+@pytest.mark.parametrize("scenario", ["start", "hang", "kill", "activate", "limit"])
 def test_a_real_user_manager_runs_the_units(scenario: str, tmp_path: Path) -> None:
     said = subprocess.run(
         [RUNNER, sys.executable, str(Path(__file__).parent / "under_manager.py"), scenario, str(tmp_path)],

@@ -153,8 +153,45 @@ def activate(folder: Path) -> None:
     agent.is_ended()
 
 
+LIMITED = """
+[agents.exec]
+memory_max = "64MiB"
+verify = ["sh", "-c", "grep '^0::' /proc/self/cgroup; ulimit -d"]
+"""
+GREEDY = "x = bytearray(1); exec('while True: x += x')"
+
+
+def limit(folder: Path) -> None:
+    """An attempt with a memory limit is in a scope of its own that bears its name; so is what verifies it."""
+    (folder / "config/opusd").mkdir(parents=True)
+    (folder / "config/opusd/config.toml").write_text(LIMITED)
+    (folder / "config/opusd/config.toml").chmod(0o600)
+    systemctl("start", "opusd.socket", "opusd.service")
+    show = ["sh", "-c", "grep '^0::' /proc/self/cgroup; ulimit -d; nice"]
+    job = call("job.submit", command=show, cwd=folder.as_posix())["job"]["id"]
+    [done] = call("job.wait", ids=[job], timeout=BOUND)["jobs"]
+    assert done["status"] == "completed", done["error"]
+    said = call("job.logs", id=job)
+    lines = (said["data"] + call("job.logs", id=job, offset=said["next_offset"])["data"]).splitlines()
+    first, second = [line for line in lines if line.startswith("0::")]
+    assert first.endswith(f"-opus-{job}-1.scope"), first
+    assert second.endswith(f"-opus-{job}-1.scope"), second
+    assert first != second
+    assert lines.count("unlimited") == 2, lines  # the scope limits them together, not each by itself
+    agent = Agent(folder)
+    scope = Path(f"/proc/{agent.pid}/cgroup").read_text().strip().rpartition("/")[2]
+    assert shown("MemoryMax", scope) == str(64 << 20)
+    group = Path("/sys/fs/cgroup") / shown("ControlGroup", scope).lstrip("/")
+    enforced = (group / "memory.events").exists()
+    agent.is_ended()
+    if enforced:
+        greedy = call("job.submit", command=[sys.executable, "-c", GREEDY], cwd=folder.as_posix())["job"]["id"]
+        [killed] = call("job.wait", ids=[greedy], timeout=BOUND)["jobs"]
+        assert killed["error"]["class"] == "oom", killed["error"]
+
+
 if __name__ == "__main__":
     scenario, scratch = sys.argv[1], Path(sys.argv[2])
     signal.alarm(100)
     install(scratch)
-    {"start": start, "hang": hang, "kill": kill, "activate": activate}[scenario](scratch)
+    {"start": start, "hang": hang, "kill": kill, "activate": activate, "limit": limit}[scenario](scratch)
