@@ -477,7 +477,9 @@ def test_every_filter_of_a_list(full):
     assert full.refused("job.list", status="odd").code == -32602
     assert full.refused("job.list", cursor="odd").code == -32602
     short, full_one = full("job.list", text="beta")["jobs"][0], full("job.list", text="beta", full=True)["jobs"][0]
-    assert set(full_one) - set(short) == {"prompt", "command", "env", "payload", "metadata", "result"}
+    assert set(full_one) - set(short) == {
+        "prompt", "command", "env", "payload", "metadata", "result", "verify_output",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("order", ["-id", "id", "completed_at", "-completed_at", "score"])
