@@ -41,6 +41,8 @@ from opusd.dispatcher.waits import Waits
 from opusd.dispatcher.workdirs import Workdirs
 from opusd.dispatcher.worktrees import WorktreeVerbs
 from opusd.notify import Supervisor
+from opusd.observers.notifier import Notifier
+from opusd.observers.sending import Sender
 from opusd.rpc.callers import Callers
 from opusd.rpc.place import exposed
 from opusd.rpc.server import RpcServer
@@ -157,6 +159,16 @@ class Daemon:
         self._feed.cursor = snapshot.last_event
         self._desk = desk = Desk(self._engine)
         self._feed.attach(desk)
+        self._notifier = Notifier(
+            self._store,
+            self._engine.writer,
+            self._clock,
+            send=Sender(os.environ, self._clock, self._log).send,
+            log=self._log,
+            settings=snapshot.settings,
+            cursor=snapshot.last_event,
+        )
+        self._notifier.configure(config.notifications)
         hearing = Hearing(desk, self._feed)
         self._engine.hearing = hearing.heard
         self._waits.attach(desk)
@@ -204,7 +216,7 @@ class Daemon:
         stack.push_async_callback(self._quiet, writing)
         writer.fact(lambda decision: decision.note("daemon.started", detail={"pid": os.getpid()}), "daemon")
         self._handle_signals(stack)
-        parts: list[Coroutine[Any, Any, None]] = [engine.run(), self._upkeep.run()]
+        parts: list[Coroutine[Any, Any, None]] = [engine.run(), self._upkeep.run(), self._notifier.run()]
         if self._supervisor.watchdog is not None:
             parts.append(self._watchdog(self._supervisor.watchdog))
         tasks = [asyncio.create_task(part) for part in parts]
@@ -242,6 +254,7 @@ class Daemon:
         self._desk.released(changes)
         self._feed.released(changes, events)
         self._waits.released(changes)
+        self._notifier.released(events)
         for event in events:
             if event.kind.startswith("daemon."):
                 continue  # said with its particulars where it happens
@@ -261,6 +274,7 @@ class Daemon:
             degraded.append("the file system of the state folder can't punch holes: long output is cut short instead")
         if (open_folder := exposed(self._settings.socket)) is not None:
             degraded.append(open_folder)
+        degraded += self._notifier.trouble()
         return {
             "degraded": degraded,
             "connections": self._server.connections,
@@ -283,6 +297,7 @@ class Daemon:
         self._launching.configure(**_launch_values(config))
         self._upkeep.configure(**_retention_values(config))
         self._intake.configure(policies=config.retry, env_secret=config.security.env_secret)
+        self._notifier.configure(config.notifications)
         self._verbose = self._settings.logs(config)
         self._engine.poke()
         self._log("config.reloaded")

@@ -23,6 +23,7 @@ ONLY = {
         "opusd.agents.launcher*",
         "opusd.agents.shim*",
         "opusd.agents.worktree",
+        "opusd.observers.program",
         "opusd.testing*",
         "opusctl*",
     ],

@@ -21,6 +21,7 @@ from opusd.config.agents import EXEC, PULL, AgentConfig, read_agents, read_polic
 from opusd.config.decode import ConfigError, decode, join
 from opusd.config.hours import Window, local_zone, named_zone, parse_window
 from opusd.config.machine import automatic_pool
+from opusd.config.notifications import Sink, read_sinks
 from opusd.config.tables import (
     AgentTable,
     Defaults,
@@ -67,6 +68,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[Route, ...]
     agents: dict[str, AgentConfig]
     retry: dict[str, Policy]  # the presets too
+    notifications: tuple[Sink, ...]
     retention: Retention
     output: Output
     security: Security
@@ -175,6 +177,7 @@ def parse(data: Mapping[str, Any], *, pool: int = 3, zone: tuple[tzinfo, str] = 
         routes=tuple(_route(number, route) for number, route in enumerate(file.routes, 1)),
         agents=agents,
         retry=policies,
+        notifications=read_sinks(file.notifications),
         retention=file.retention,
         output=file.output,
         security=file.security,
@@ -266,6 +269,9 @@ def _check(config: Config) -> None:
                 raise ConfigError(
                     f"{join('agents', agent.name)}.needs: {amount} of {need!r}, of which there are {capacity}"
                 )
+    for sink in config.notifications:
+        for name in sink.agents:
+            _known_agent(config, f"notifications {sink.name}: agents", name)
     _check_chains(config)
     order = config.order
     if not order.low <= order.normal <= order.urgent:

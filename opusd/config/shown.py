@@ -25,6 +25,7 @@ def shown(config: Config, max_concurrent: int) -> dict[str, Any]:
         "default_agent": config.default_agent,
         "agents": sorted(config.agents),
         "windows": {name: str(window) for name, window in config.hours.items()},
+        "notifications": [sink.name for sink in config.notifications],
         "routes": [route.name for route in config.routes],
         "resources": config.resources,
         "quotas": _given(msgspec.to_builtins(config.quotas)),

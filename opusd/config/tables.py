@@ -20,6 +20,10 @@ AtLeastOne = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 Slots = Annotated[int, msgspec.Meta(ge=0, le=1000)]
 Head = Annotated[int, msgspec.Meta(ge=-1_000_000, le=1_000_000)]
 NonEmpty = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Word = Literal[
+    "failed", "expired", "needs_input", "escalated", "rate_limited", "started", "completed", "drained"
+]  # fmt: skip
+"""What a person may be told of."""
 Retry = str | dict[str, object]
 """The name of a policy, or a RetryTable in place. Not NonEmpty: msgspec 0.21 and 0.22 free the compiled pattern of a
 string that shares a union with a dict, and the collector crashes on it."""
@@ -132,6 +136,26 @@ class AgentTable(msgspec.Struct, frozen=True):
     nice: Annotated[int, msgspec.Meta(ge=0, le=19)] | None = None  # the daemon's
 
 
+class Secret(msgspec.Struct, frozen=True):
+    """Where a secret is read when it is needed: one of the two, or there is none."""
+
+    from_env: str | None = None
+    from_file: str | None = None
+
+
+class NotificationTable(msgspec.Struct, frozen=True):
+    name: NonEmpty
+    on: tuple[Word, ...]
+    command: tuple[str, ...] = ()
+    url: str | None = None
+    secret: Secret = Secret()
+    agents: tuple[NonEmpty, ...] = ()  # all
+    groups: tuple[NonEmpty, ...] = ()  # all, and jobs without one
+    min_tier: Literal["low", "normal", "urgent", "critical"] = "low"
+    waited: Duration = Duration(10 * MINUTE)
+    include: tuple[Literal["title", "message", "question"], ...] = ()
+
+
 class Retention(msgspec.Struct, frozen=True):
     """`finished`: then prompt, payload, result and output of a finished job go; `history`: then the rest."""
 
@@ -178,6 +202,7 @@ class File(msgspec.Struct, frozen=True):
     routes: tuple[RouteTable, ...] = ()
     agents: dict[Name, AgentTable] = {}
     retry: dict[Name, RetryTable] = {}
+    notifications: tuple[NotificationTable, ...] = ()
     retention: Retention = Retention()
     output: Output = Output()
     security: Security = Security()

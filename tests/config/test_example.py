@@ -12,7 +12,7 @@ from opusd.config import Config, parse
 from opusd.config.tables import File
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
-NAMED_BY_PEOPLE = ("resources", "groups", "routes", "agents", "retry")
+NAMED_BY_PEOPLE = ("resources", "groups", "routes", "agents", "retry", "notifications")
 
 
 def uncommented() -> dict[str, Any]:
@@ -65,5 +65,6 @@ def test_what_the_example_names_is_read() -> None:
     assert config.agents["claude"].needs == {"gpu": 1}
     assert config.agents["claude"].retry.max_retries == 2
     assert config.routes[0].name == "reviews"
+    assert [sink.name for sink in config.notifications] == ["desktop", "phone", "here"]
     assert config.groups["nightly"].max_running == 1
     assert config.retry["patient"].base == 30_000_000

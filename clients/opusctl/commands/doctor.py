@@ -19,8 +19,8 @@ LITTLE_DISK, TOO_LITTLE_DISK = 1 << 30, 100 << 20  # bytes
 LARGE_WAL = 256 << 20
 SLOW = 250  # milliseconds
 PATIENCE = 5.0  # seconds
-LESSER = ("inotify", "hole", "chmod")
-"""Words of `degraded` that make opusd slower, its caps coarser or its walls thinner, and break nothing."""
+LESSER = ("inotify", "hole", "chmod", "notification ")
+"""Words of `degraded` that make opusd slower, quieter, its caps coarser or its walls thinner, and break nothing."""
 
 
 def arguments(parser: Parser) -> None:

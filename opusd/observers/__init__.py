@@ -1,0 +1,1 @@
+"""What watches events and tells others: notifications."""
