@@ -103,6 +103,8 @@ class Notifier:
 
     def configure(self, sinks: Sequence[Sink]) -> None:
         """The configuration, read or read again: sinks that were given up are tried again."""
+        if not self._sinks and self._written is None:
+            self._notified = Notified(self._latest)  # nobody was to be told of what was before
         self._sinks = {sink.name: sink for sink in sinks}
         self._kinds = messages.kinds_of(tuple(sinks))
         self._health = {sink.name: Health() for sink in sinks}

@@ -13,10 +13,12 @@ import binascii
 import hashlib
 import hmac
 import ipaddress
+import os
 import socket
 import ssl
+from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -85,7 +87,7 @@ class Poster:
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
             return Answer(None, "what it answers is not HTTP")
         except OSError as error:
-            return Answer(None, error.strerror or type(error).__name__)
+            return Answer(None, _reason(error))
 
     async def _exchange(self, url: SplitResult, headers: dict[str, str], body: bytes) -> Answer:
         host = url.hostname or ""
@@ -114,13 +116,23 @@ class Poster:
             writer.transport.abort()  # of what else it may send, nothing is wanted
 
 
+def _reason(error: OSError) -> str:
+    """In the system's words: asyncio's own hold the address."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or "it can't be reached"
+
+
 async def _loopback(host: str, port: int) -> str:
     """An address of the host; OSError unless all that it has are this machine's own."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = [str(place[0]) for *_, place in found]
+    addresses = [str(place[0]) for *_, place in await _lookup(host, port)]
     if not addresses or not all(ipaddress.ip_address(address).is_loopback for address in addresses):
         raise OSError(0, "its name does not lead to this machine, and http goes nowhere else")
     return addresses[0]
+
+
+async def _lookup(host: str, port: int) -> Sequence[tuple[Any, ...]]:
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 def _head(url: SplitResult, headers: dict[str, str], length: int) -> bytes:

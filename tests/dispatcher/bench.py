@@ -45,7 +45,7 @@ class Paced(FailingStore):
         super().__init__(store)
         self.batches: list[Batch] = []  # those that came to the door
         self.written: list[Batch] = []
-        self._arrived = asyncio.Condition()
+        self.arrived = asyncio.Condition()  # told when a batch comes to the door, and when it is on disk
         self._door = asyncio.Semaphore(0)
         self._held = False
         self.linger: Callable[[], int] = lambda: 0  # turns of the loop until the writer hears of its commit
@@ -85,26 +85,26 @@ class Paced(FailingStore):
 
     async def commit(self, batch: Batch) -> None:
         self.batches.append(batch)
-        async with self._arrived:
-            self._arrived.notify_all()
+        async with self.arrived:
+            self.arrived.notify_all()
         if self._held:
             await self._door.acquire()
         await super().commit(batch)
         self.written.append(batch)
-        async with self._arrived:
-            self._arrived.notify_all()
+        async with self.arrived:
+            self.arrived.notify_all()
         await turns(self.linger())
         await self.told.wait()
 
     async def wrote(self, count: int) -> None:
         """Until so many commits are on disk since the beginning."""
-        async with asyncio.timeout(BOUND), self._arrived:
-            await self._arrived.wait_for(lambda: len(self.written) >= count)
+        async with asyncio.timeout(BOUND), self.arrived:
+            await self.arrived.wait_for(lambda: len(self.written) >= count)
 
     async def came(self, count: int) -> None:
         """Until so many commits have come to the door since the beginning."""
-        async with asyncio.timeout(BOUND), self._arrived:
-            await self._arrived.wait_for(lambda: len(self.batches) >= count)
+        async with asyncio.timeout(BOUND), self.arrived:
+            await self.arrived.wait_for(lambda: len(self.batches) >= count)
 
 
 def submitting(**fields: Any) -> Callable[[Decision], Job]:
