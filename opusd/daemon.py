@@ -31,6 +31,7 @@ from opusd.dispatcher.hearing import Hearing
 from opusd.dispatcher.intake import Intake
 from opusd.dispatcher.jobs import JobVerbs
 from opusd.dispatcher.launching import Launching, Program
+from opusd.dispatcher.notifications import NotificationVerbs
 from opusd.dispatcher.reads import ReadVerbs
 from opusd.dispatcher.rooms import offer
 from opusd.dispatcher.steering import SteeringVerbs
@@ -193,6 +194,7 @@ class Daemon:
             self._feed,
             self._upkeep,
             WorktreeVerbs(desk, self._workdirs),
+            NotificationVerbs(self._notifier),
             SystemVerbs(desk, self._waits, about=self._about, reload=self._reload, stop=self.stop),
         ]
         callers = Callers(

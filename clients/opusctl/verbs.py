@@ -39,6 +39,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "prune": "remove what is kept of finished jobs",
         "worktrees": "list the git worktrees of jobs, or remove those without work in them",
         "backup": "copy the registry to a file, consistent while jobs run",
+        "notify": "list who is told what happens, or test one of them",
         "config": "print what the daemon runs with, and the longest wait that follows",
         "doctor": "check the daemon and this machine",
     },

@@ -374,6 +374,17 @@ SCHEDULE_RUN = Method(
     (*_ADMIT,),
     since="0.3",
 )
+NOTIFICATION_LIST = Method(
+    "notification.list", p.NotificationList, r.Notifications, "The configured notifications and how they are doing."
+)
+NOTIFICATION_TEST = Method(
+    "notification.test",
+    p.NotificationTest,
+    r.NotificationTested,
+    "Send one of them a message that says it is a test, now and once, and say what came of it.",
+    "write",
+    (*_WRITE, NotFound),
+)
 SYSTEM_HELLO = Method(
     "system.hello",
     p.SystemHello,

@@ -321,6 +321,14 @@ class ScheduleRun(Params, kw_only=True):
     name: str
 
 
+class NotificationList(Params, kw_only=True):
+    pass
+
+
+class NotificationTest(Params, kw_only=True):
+    name: str
+
+
 class SystemHello(Params, kw_only=True):
     protocol_min: int = 1
     protocol_max: int = 1

@@ -261,6 +261,29 @@ class Schedules(msgspec.Struct, kw_only=True):
     schedules: list[Schedule]
 
 
+class NotificationInfo(msgspec.Struct, kw_only=True):
+    """Counts are since the daemon began or the configuration was read; `problem` is of the last try."""
+
+    name: str
+    to: Literal["command", "webhook"]
+    on: list[str]
+    waiting: int
+    sent: int
+    failed: int
+    dropped: int
+    gone: bool
+    problem: str | None
+
+
+class Notifications(msgspec.Struct, kw_only=True):
+    notifications: list[NotificationInfo]
+
+
+class NotificationTested(msgspec.Struct, kw_only=True):
+    ok: bool
+    problem: str | None
+
+
 class Hello(msgspec.Struct, kw_only=True):
     """`capabilities` are the names of the methods that this daemon answers."""
 

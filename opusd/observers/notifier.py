@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import msgspec
 from msgspec.structs import asdict, replace
 
+from opusd.api.results import NotificationInfo, NotificationTested
 from opusd.core.errors import NotFound, OpusError
 from opusd.core.times import from_rfc3339, to_rfc3339
 from opusd.observers import messages
@@ -128,11 +129,24 @@ class Notifier:
                 found.append(f"notification {name}: {health.problem}; {end}")
         return found
 
-    def sinks(self) -> list[tuple[Sink, Health, int]]:
-        """Each sink, how it is doing, and how many messages wait for it."""
-        return [(sink, self._health[name], self._outbox.waiting(name)) for name, sink in self._sinks.items()]
+    def about(self) -> list[NotificationInfo]:
+        """Each sink, and how it is doing."""
+        return [
+            NotificationInfo(
+                name=sink.name,
+                to="command" if sink.url is None else "webhook",
+                on=sorted(sink.on),
+                waiting=self._outbox.waiting(sink.name),
+                sent=health.sent,
+                failed=health.failed,
+                dropped=health.dropped,
+                gone=health.gone,
+                problem=health.problem or None,
+            )
+            for sink, health in ((sink, self._health[sink.name]) for sink in self._sinks.values())
+        ]
 
-    async def test(self, name: str) -> Sent:
+    async def test(self, name: str) -> NotificationTested:
         """Send a message that says it is a test, now and once; NotFound for a sink that there is not."""
         sink = self._sinks.get(name)
         if sink is None:
@@ -140,7 +154,8 @@ class Notifier:
             raise NotFound(f"there is no notification {name!r}; there are: {known}", path="$.name")
         now = self._clock.now()
         trial = Entry(f"msg_test_{now}", 0, name, messages.TEST, messages.trial(now, name), now)
-        return await self._tried(sink, trial)
+        sent = await self._tried(sink, trial)
+        return NotificationTested(ok=sent.ok, problem=sent.message or None)
 
     async def run(self) -> None:
         """For ever."""

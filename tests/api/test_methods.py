@@ -10,7 +10,7 @@ from opusd.api.types import EnvSource, Params
 
 
 def test_the_table_has_every_method_of_the_protocol_by_its_name():
-    assert len(METHODS) == 48
+    assert len(METHODS) == 50
     assert all(name == method.name for name, method in METHODS.items())
 
 

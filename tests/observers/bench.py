@@ -86,7 +86,7 @@ class NotifierBench(WriterBench):
         notifier, store = self.notifier, self.store
         assert notifier is not None
         async with asyncio.timeout(BOUND), store.arrived:
-            await store.arrived.wait_for(lambda: {sink.name: n for sink, _, n in notifier.sinks()}[name] == count)
+            await store.arrived.wait_for(lambda: {one.name: one.waiting for one in notifier.about()}[name] == count)
         async with asyncio.timeout(BOUND):
             await self.writer.settled()
 
@@ -95,9 +95,7 @@ class NotifierBench(WriterBench):
         notifier, store = self.notifier, self.store
         assert notifier is not None
         async with asyncio.timeout(BOUND), store.arrived:
-            await store.arrived.wait_for(
-                lambda: {sink.name: health.sent for sink, health, _ in notifier.sinks()}[name] >= count
-            )
+            await store.arrived.wait_for(lambda: {one.name: one.sent for one in notifier.about()}[name] >= count)
         async with asyncio.timeout(BOUND):
             await self.writer.settled()
 

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from opusd.api.results import NotificationInfo, NotificationTested
 from opusd.core import commands, cooling
 from opusd.core.errors import NotFound
 from opusd.core.times import HOUR, MINUTE
@@ -55,6 +56,12 @@ async def test_a_failure_is_tried_again_by_the_schedule_with_the_same_id_and_bod
         bench.clock.advance(delay / 1e7 + 1)
     await bench.tries(10)
     await bench.said("notification.dropped")
+    assert notifier.about() == [
+        NotificationInfo(
+            name="desk", to="command", on=["failed"], waiting=0, sent=0, failed=10, dropped=1, gone=False,
+            problem="HTTP 500",
+        )
+    ]  # fmt: skip
     assert len({(entry.id, entry.body) for _, entry in bench.tried}) == 1
     assert notifier.trouble() == ["notification desk: HTTP 500; 0 wait, 1 were given up"]
     assert await bench.outbox() == []
@@ -370,8 +377,8 @@ async def test_an_agent_that_cools_down_is_told_of_once_until_it_is_ready_again(
 async def test_a_sink_is_tested_at_once_and_leaves_nothing_in_the_outbox(bench):
     notifier = await bench.begin(sink())
     bench.answers["desk"] = [REFUSED]
-    assert await notifier.test("desk") == REFUSED
-    assert await notifier.test("desk") == Sent(ok=True)
+    assert await notifier.test("desk") == NotificationTested(ok=False, problem="HTTP 500")
+    assert await notifier.test("desk") == NotificationTested(ok=True, problem=None)
     assert {entry.kind for _, entry in bench.tried} == {"notification.test"}
     assert await bench.outbox() == []
     with pytest.raises(NotFound, match="there is no notification 'dask'; there are: desk"):

@@ -64,6 +64,7 @@ def test_a_link_at_the_place_of_the_socket_fails(opusctl, healthy, home):
         ({"ready": False}, "daemon", "fail"),
         ({"degraded": ["the registry can't be written"]}, "degraded", "fail"),
         ({"degraded": ["no inotify: output is followed by polling"]}, "degraded", "warn"),
+        ({"degraded": ["notification phone: HTTP 500; 1 wait, 0 were given up"]}, "degraded", "warn"),
         ({"degraded": ["no holes on this file system"]}, "degraded", "warn"),
         ({"free_disk": 10 << 20}, "disk", "fail"),
         ({"free_disk": 500 << 20}, "disk", "warn"),
