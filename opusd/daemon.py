@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec.structs import asdict
 
+from opusd.agents.adapters import MEASURES
 from opusd.agents.environment import check_argv
 from opusd.agents.pool import AgentPool
 from opusd.agents.worktree import Worktrees
@@ -19,7 +21,7 @@ from opusd.clock import Clock, SystemClock
 from opusd.config import Config, ConfigError
 from opusd.config.machine import Machine
 from opusd.config.shown import shown
-from opusd.core import cooling, timekeeping
+from opusd.core import budgets, cooling, timekeeping
 from opusd.core.errors import Conflict, OpusError
 from opusd.core.room import lacking
 from opusd.core.state import Pauses, State
@@ -327,14 +329,25 @@ class Daemon:
 
 
 def check_agents(config: Config) -> None:
-    """ConfigError for an argv that can't be filled in."""
+    """ConfigError for an argv that can't be filled in, and for a budget that nobody could hold the agent to."""
     for agent in config.agents.values():
+        check_budget(agent.name, agent.output, asdict(agent.budget))
         for key, argv in (("argv", agent.argv), ("resume_argv", agent.resume_argv)):
             try:
                 if argv:
                     check_argv(argv)
             except OpusError as error:
                 raise ConfigError(f"agents.{agent.name}.{key}: {error.message}") from error
+
+
+def check_budget(agent: str, output: str, budget: dict[str, Any]) -> None:
+    """ConfigError when the agent's output does not tell what a budget counts."""
+    for key, limit in budget.items():
+        what = "tokens" if key.endswith("tokens") else "cost"
+        if limit is not None and not getattr(MEASURES[output], what):
+            able = ", ".join(name for name, measures in MEASURES.items() if getattr(measures, what))
+            message = f'agents.{agent}.budget.{key}: output = "{output}" does not tell its {what}; {able} do'
+            raise ConfigError(message)
 
 
 def _launch_values(config: Config) -> dict[str, Any]:
@@ -372,6 +385,7 @@ def _programs(config: Config) -> dict[str, Program]:
 def _restore(state: State, kept: dict[str, Any]) -> None:
     """Pauses and cool-downs; and sizes that people set, unless the configured value was changed since."""
     state.cooling = cooling.restore(kept)
+    state.days = budgets.restore(kept)
     state.pauses = Pauses(kept.get("paused", ()))
     pool = kept.get("pool")
     if pool is not None and pool["configured"] == state.limits.max_concurrent:

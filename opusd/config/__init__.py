@@ -19,11 +19,12 @@ from msgspec.structs import asdict
 
 from opusd.config.agents import EXEC, PULL, AgentConfig, read_agents, read_policies
 from opusd.config.decode import ConfigError, decode, join
-from opusd.config.hours import Window, local_zone, named_zone, parse_window
+from opusd.config.hours import Days, Window, local_zone, named_zone, parse_window
 from opusd.config.machine import automatic_pool
 from opusd.config.notifications import Sink, read_sinks
 from opusd.config.tables import (
     AgentTable,
+    BudgetTable,
     Defaults,
     File,
     Group,
@@ -37,13 +38,17 @@ from opusd.config.tables import (
     Security,
 )
 from opusd.core.job import Tier
-from opusd.core.limits import UNLIMITED, Agent, Limits, Route
+from opusd.core.limits import UNLIMITED, Agent, Budget, Limits, Route
 from opusd.core.priority import parse_priority
 from opusd.core.retry import Policy
 
 __all__ = ["EXEC", "PULL", "AgentConfig", "Config", "ConfigError", "load", "parse"]
 
 _LONGEST_SOCKET_PATH: Final = 107
+
+
+Zone = tuple[tzinfo, str]
+"""A time zone, and what people call it."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +70,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     quotas: Quotas
     groups: dict[str, Group]
     hours: dict[str, Window]  # agent:NAME, group:NAME
+    days: dict[str, Days]  # of the agents of the file
     routes: tuple[Route, ...]
     agents: dict[str, AgentConfig]
     retry: dict[str, Policy]  # the presets too
@@ -99,6 +105,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
                     needs=tuple(sorted(agent.needs.items())),
                     worktree=agent.worktree,
                     verify=agent.verify,
+                    budget=self._budget(agent),
                 )
                 for agent in self.agents.values()
             },
@@ -125,6 +132,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             hours=dict(self.hours),
         )
 
+    def _budget(self, agent: AgentConfig) -> Budget | None:
+        if agent.budget == BudgetTable():
+            return None
+        return Budget(**asdict(agent.budget), days=self.days[agent.name])
+
 
 def load(path: Path, *, must_exist: bool = False) -> Config:
     """The configuration in this file; the defaults when there is none, unless it was asked for by name."""
@@ -148,7 +160,7 @@ def load(path: Path, *, must_exist: bool = False) -> Config:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def parse(data: Mapping[str, Any], *, pool: int = 3, zone: tuple[tzinfo, str] = (UTC, "UTC")) -> Config:
+def parse(data: Mapping[str, Any], *, pool: int = 3, zone: Zone = (UTC, "UTC")) -> Config:
     """What TOML's tables say, with the defaults and the built-in agents.
 
     `pool` is what "auto" stands for, `zone` the machine's and what people call it.
@@ -156,6 +168,7 @@ def parse(data: Mapping[str, Any], *, pool: int = 3, zone: tuple[tzinfo, str] = 
     file = decode(data, File)
     policies = read_policies(file.retry)
     agents = read_agents(data, file, policies)
+    zones = _zones(file, zone)
     automatic = file.max_concurrent == "auto"
     config = Config(
         default_agent=file.default_agent or None,
@@ -173,7 +186,8 @@ def parse(data: Mapping[str, Any], *, pool: int = 3, zone: tuple[tzinfo, str] = 
         resources=dict(file.resources),
         quotas=file.quotas,
         groups={str(name): group for name, group in file.groups.items()},
-        hours=_hours(file, zone),
+        hours=_hours(file, zones),
+        days={name: Days(zones[f"agent:{name}"][0]) for name in file.agents},
         routes=tuple(_route(number, route) for number, route in enumerate(file.routes, 1)),
         agents=agents,
         retry=policies,
@@ -188,28 +202,40 @@ def parse(data: Mapping[str, Any], *, pool: int = 3, zone: tuple[tzinfo, str] = 
     return config
 
 
-def _hours(file: File, zone: tuple[tzinfo, str]) -> dict[str, Window]:
-    """The windows of agents and groups, each in its own zone or the machine's."""
+def _zones(file: File, machine: Zone) -> dict[str, Zone]:
+    """The zone of each agent and group, `agent:NAME` and `group:NAME`: its own, or the machine's."""
+    zones = {}
+    for name, table in _with_hours(file):
+        try:
+            zones[name] = machine if table.timezone is None else (named_zone(table.timezone), table.timezone)
+        except ValueError as error:
+            raise ConfigError(f"{_path(name)}.timezone: {error}") from None
+        daily = isinstance(table, AgentTable) and table.budget.daily
+        if table.timezone is not None and table.window is None and not daily:
+            what = "window, or a budget a day" if isinstance(table, AgentTable) else "window"
+            raise ConfigError(f"{_path(name)}.timezone: of what? Set {what}")
+    return zones
+
+
+def _hours(file: File, zones: Mapping[str, Zone]) -> dict[str, Window]:
     found = {}
-    tables: list[tuple[str, str, AgentTable | Group]] = [
-        *(("agent", name, agent) for name, agent in file.agents.items()),
-        *(("group", name, group) for name, group in file.groups.items()),
-    ]
-    for kind, name, table in tables:
-        path = join(f"{kind}s", name)
-        try:
-            where = zone if table.timezone is None else (named_zone(table.timezone), table.timezone)
-        except ValueError as error:
-            raise ConfigError(f"{path}.timezone: {error}") from None
-        if table.window is None:
-            if table.timezone is not None:
-                raise ConfigError(f"{path}.timezone: of which window? Set window too")
-            continue
-        try:
-            found[f"{kind}:{name}"] = parse_window(table.window, *where)
-        except ValueError as error:
-            raise ConfigError(f"{path}.window: {error}") from None
+    for name, table in _with_hours(file):
+        if table.window is not None:
+            try:
+                found[name] = parse_window(table.window, *zones[name])
+            except ValueError as error:
+                raise ConfigError(f"{_path(name)}.window: {error}") from None
     return found
+
+
+def _with_hours(file: File) -> list[tuple[str, AgentTable | Group]]:
+    agents = [(f"agent:{name}", table) for name, table in file.agents.items()]
+    return [*agents, *((f"group:{name}", table) for name, table in file.groups.items())]
+
+
+def _path(name: str) -> str:
+    kind, _, own = name.partition(":")
+    return join(f"{kind}s", own)
 
 
 def _read(path: Path) -> str:

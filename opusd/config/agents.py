@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from opusd.config.decode import ConfigError, decode, join
-from opusd.config.tables import AgentTable, File, RetryTable
+from opusd.config.tables import AgentTable, BudgetTable, File, RetryTable
 from opusd.core.retry import PRESETS, FailureClass, Policy, Strategy
 
 EXEC: Final = "exec"
@@ -55,6 +55,7 @@ class AgentConfig(msgspec.Struct, frozen=True):
     verify: tuple[str, ...] = ()
     memory_max: int | None = None
     nice: int | None = None
+    budget: BudgetTable = BudgetTable()
 
 
 def read_policies(tables: Mapping[Any, RetryTable]) -> dict[str, Policy]:
@@ -141,6 +142,7 @@ def _agent(name: str, table: AgentTable, policies: Mapping[str, Policy], path: s
         verify=table.verify,
         memory_max=table.memory_max,
         nice=table.nice,
+        budget=table.budget,
     )
 
 

@@ -73,6 +73,18 @@ class Window(msgspec.Struct, frozen=True):
         return sorted((opens, shuts) for opens, shuts in found if opens < shuts)
 
 
+class Days(msgspec.Struct, frozen=True):
+    """The days of a zone, each from midnight to midnight: the core's `Days`."""
+
+    zone: tzinfo
+
+    def end(self, now: int) -> int:
+        """The next midnight, later than `now`."""
+        today = datetime.fromtimestamp(now // SECOND, self.zone).date()
+        moments = (instant(today + timedelta(days=ahead), 0, self.zone) for ahead in (1, 2))
+        return next(moment for moment in moments if moment > now)
+
+
 def parse_window(text: str, zone: tzinfo, zone_name: str) -> Window:
     """ValueError says what is wrong with the text."""
     spans: list[Span] = []

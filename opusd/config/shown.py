@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import asdict
 
 if TYPE_CHECKING:
     from opusd.config import Config
@@ -27,6 +28,7 @@ def shown(config: Config, max_concurrent: int) -> dict[str, Any]:
         "windows": {name: str(window) for name, window in config.hours.items()},
         "notifications": [sink.name for sink in config.notifications],
         "routes": [route.name for route in config.routes],
+        "budgets": {name: found for name, agent in config.agents.items() if (found := _given(asdict(agent.budget)))},
         "resources": config.resources,
         "quotas": _given(msgspec.to_builtins(config.quotas)),
         "groups": {name: _given(msgspec.to_builtins(group)) for name, group in config.groups.items()},

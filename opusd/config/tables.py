@@ -17,6 +17,8 @@ from opusd.core.times import DAY, HOUR, MINUTE, SECOND
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
+Tokens = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)]
+Dollars = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)]
 Slots = Annotated[int, msgspec.Meta(ge=0, le=1000)]
 Head = Annotated[int, msgspec.Meta(ge=-1_000_000, le=1_000_000)]
 NonEmpty = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -107,6 +109,17 @@ class RetryTable(msgspec.Struct, frozen=True):
     on: tuple[FailureClass, ...] | None = None
 
 
+class BudgetTable(msgspec.Struct, frozen=True):
+    job_tokens: Tokens | None = None
+    job_cost_usd: Dollars | None = None
+    day_tokens: Tokens | None = None
+    day_cost_usd: Dollars | None = None
+
+    @property
+    def daily(self) -> bool:
+        return self.day_tokens is not None or self.day_cost_usd is not None
+
+
 class AgentTable(msgspec.Struct, frozen=True):
     argv: tuple[str, ...] = ()
     resume_argv: tuple[str, ...] = ()  # no sessions are taken up
@@ -129,6 +142,7 @@ class AgentTable(msgspec.Struct, frozen=True):
     may_submit: tuple[NonEmpty, ...] | None = None  # itself
     window: NonEmpty | None = None
     timezone: NonEmpty | None = None  # the machine's
+    budget: BudgetTable = BudgetTable()
     needs: dict[NonEmpty, AtLeastOne] = {}
     worktree: bool = False
     verify: tuple[str, ...] = ()

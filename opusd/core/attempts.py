@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from opusd.core import cooling, escalation
+from opusd.core import budgets, cooling, escalation
 from opusd.core.job import PLAIN, Attempt, Ending, Job, Outcome, Question, Run, Spec
 from opusd.core.lifecycle import Status, Step
 from opusd.core.retry import FailureClass, delay, retries
@@ -132,7 +132,7 @@ def end(decision: Decision, job: Job, attempt: int, ended: End, outcome: Outcome
         usage=add_usage(outcome.usage, ended.usage),
         verify_output=None if failure is None else ended.verify_output or outcome.verify_output,
     )
-    rest = replace(job, run=None)
+    rest = budgets.ended(decision, job, replace(job, run=None), ended.usage)
     if fresh and not ended.never_ran:
         rest = rest.with_extra(fresh=False)
     cooling.ended(decision, job, well=failure is None)
@@ -142,6 +142,9 @@ def end(decision: Decision, job: Job, attempt: int, ended: End, outcome: Outcome
         if spec is not None and escalation.wanted(agent, rest, failure, (rest.extra or PLAIN).failures):
             return _escalate(decision, job, rest, failure, message, ended, row=row, brought=brought, spec=spec)
     after, kind, detail = _judge(decision, rest, run, failure, ended)
+    over = budgets.passed(decision.state, rest) if after.status in (Status.RETRYING, Status.QUEUED) else None
+    if over is not None:
+        after, kind, detail = _needs_input(decision, rest, (over[1], (budgets.CONTINUE, budgets.STOP)), over[0])
     detail = {**detail, **({"class": failure.value, "message": message} if failure else {}), **ended.detail}
     actor = run.ending_by if after.status in (Status.CANCELLED, Status.HELD) else None
     done = decision.put(
@@ -243,7 +246,10 @@ def _judge(
     """The job after the attempt, the event's kind and its detail."""
     now = decision.now
     asked = ended.question if job.status is Status.RUNNING else None
-    if run.ending is Ending.ASK or asked is not None:
+    open_question = (job.extra or PLAIN).question
+    if ended.failure is None and asked is None and open_question is not None and open_question.budget is not None:
+        job = job.with_extra(question=None)  # it was done before its budget could end it
+    elif run.ending is Ending.ASK or asked is not None:
         return _needs_input(decision, job, asked)
     if failure is None:
         return decision.step(job, Step.COMPLETE, completed_at=now), "completed", {}
@@ -287,12 +293,12 @@ def _limited(decision: Decision, job: Job, ended: End) -> tuple[Job, str, dict[s
 
 
 def _needs_input(
-    decision: Decision, job: Job, asked: tuple[str, tuple[str, ...]] | None
+    decision: Decision, job: Job, asked: tuple[str, tuple[str, ...]] | None, budget: str | None = None
 ) -> tuple[Job, str, dict[str, Any]]:
-    """The attempt is over and the job waits for a person; `asked`: its agent ended with the question."""
+    """The attempt is over and the job waits for a person; `asked`: it ended with the question, or for its `budget`."""
     if asked is not None:
         number = (job.extra or PLAIN).asked + 1
-        question = Question(number, asked[0], asked[1], decision.now + decision.state.limits.answer_in)
+        question = Question(number, asked[0], asked[1], decision.now + decision.state.limits.answer_in, budget)
         job = job.with_extra(asked=number, question=question)
     open_question = (job.extra or PLAIN).question
     detail = {} if open_question is None else {"question": open_question.id}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from opusd.core import cooling
+from opusd.core import budgets, cooling
 from opusd.core.admission import Facts, Ref, checked_needs, make_edges, refuse_cycle, retry_policy
 from opusd.core.decision import judged, placement
 from opusd.core.errors import Conflict, Escalated, InvalidParams
@@ -128,8 +128,16 @@ def answer(decision: Decision, job: Job, spec: Spec, question: int | str, text: 
     if str(asked.id) != str(question):
         message = f"job {job.id} asks question {asked.id}, not {question}: {asked.text[:200]}"
         raise Conflict(message, question=asked.id)
+    if asked.budget is not None and text.strip().lower() == budgets.STOP:
+        detail = {"question": asked.id, "reason": f"stopped at its {asked.budget}"}
+        after = decision.step(job.with_extra(question=None), Step.CANCEL, completed_at=decision.now)
+        after = decision.put(job, after, "cancelled", detail=detail)
+        decision.settle(after)
+        return after
     after = decision.step(job, Step.QUEUE, queued_at=job.queued_at or decision.now)
     after = after.with_extra(question=None, answered=True)
+    if asked.budget is not None:
+        after = budgets.granted(after, asked.budget)
     told = replace(spec, answers=[*spec.answers, {"question": asked.text, "answer": text}])
     return decision.put(job, after, "answered", spec=told, detail={"question": asked.id})
 

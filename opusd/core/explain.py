@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from opusd.core import cooling, quotas, scheduler
+from opusd.core import budgets, cooling, quotas, scheduler
 from opusd.core.job import EdgeState, Ending, Job
 from opusd.core.lifecycle import Status
 from opusd.core.order import job_of
@@ -150,6 +150,9 @@ def _agent(state: State, job: Job, now: int) -> list[Constraint]:
     slots = state.slots[name]
     if not slots:
         return [Constraint("worker", f"waits for a worker to claim it: agent {name} has no slots of its own")]
+    budget = budgets.exhausted(state, name, now)
+    if budget is not None:
+        return [Constraint("budget", budgets.words(state, name, budget), state.days[name].until)]
     limit = state.cooling.get(name)
     if limit is not None and now < limit.until:
         return [Constraint("cooling", f"agent {name} cools down after a rate limit", limit.until)]

@@ -119,6 +119,16 @@ class Question(msgspec.Struct, frozen=True, gc=False):
     text: str
     options: tuple[str, ...] = ()
     until: int | None = None
+    budget: str | None = None  # the daemon asks, for this budget is used up
+
+
+class Spent(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What the ended attempts of a job used that has a budget; `grants`: how often a person gave as much again."""
+
+    tokens: int = 0
+    cost: float = 0.0
+    grants: int = 0
+    warned: tuple[str, ...] = ()
 
 
 class Extra(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -133,6 +143,7 @@ class Extra(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=T
     tree: str = ""  # see Job.tree
     escalated_from: int | None = None
     escalated_to: int | None = None
+    spent: Spent | None = None
     skew: int = 0  # by how much the wall's clock had jumped when the job became ready: see timekeeping
 
 

@@ -14,6 +14,24 @@ MINUTE = 60_000_000
 UNLIMITED = 1 << 62
 
 
+class Days(Protocol):
+    """The days of a time zone."""
+
+    def end(self, now: int) -> int:
+        """The next midnight, later than `now`."""
+        ...
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens and dollars that a job may use, and all jobs of the agent in one of its `days`; None: without end."""
+
+    job_tokens: int | None = None
+    job_cost_usd: float | None = None
+    day_tokens: int | None = None
+    day_cost_usd: float | None = None
+    days: Days
+
+
 class Agent(msgspec.Struct, frozen=True):
     """A configured way to do work. `slots` 0: workers alone take its jobs."""
 
@@ -32,6 +50,7 @@ class Agent(msgspec.Struct, frozen=True):
     escalate_on: tuple[FailureClass, ...] | None = None  # None: ESCALATED
     worktree: bool = False
     verify: tuple[str, ...] = ()
+    budget: Budget | None = None
 
 
 class Quota(msgspec.Struct, frozen=True):

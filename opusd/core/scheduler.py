@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from opusd.core import attempts, cooling, quotas, room, windows
+from opusd.core import attempts, budgets, cooling, quotas, room, windows
 from opusd.core.job import Job
 from opusd.core.lifecycle import Status, Step
 from opusd.core.order import job_of
@@ -46,6 +46,7 @@ def tick(decision: Decision, mint: Callable[[], tuple[str, bytes]]) -> Plan:
     state = decision.state
     cooling.settle(decision)
     room.settle(decision)
+    plan.stop += budgets.settle(decision)
     for _ in range(MAX_DUE):
         due = state.next_due()
         if due is None or due[0] > decision.now:
@@ -64,7 +65,11 @@ def tick(decision: Decision, mint: Callable[[], tuple[str, bytes]]) -> Plan:
         moments.append(decision.now + room.AGAIN)
     moment = cooling.next_moment(state, decision.now)
     spread = [spread_until(state, name) for name, lane in state.lanes.items() if len(lane.order)]
-    moments += [at for at in (moment, state.windows.next_moment(), *spread) if at is not None and at > decision.now]
+    moments += [
+        at
+        for at in (moment, budgets.next_moment(state, decision.now), state.windows.next_moment(), *spread)
+        if at is not None and at > decision.now
+    ]
     plan.wake_at = min(moments, default=None)
     return plan
 
@@ -135,6 +140,8 @@ def is_open(state: State, agent: str, now: int, *, interactive: bool = False) ->
     if not interactive and windows.holds(state, agent):
         return False
     if not state.slots.get(agent) or state.pauses.agent(agent) or cooling.closed(state, agent, now):
+        return False
+    if budgets.exhausted(state, agent, now) is not None:
         return False
     moment = spread_until(state, agent)
     return moment is None or moment <= now

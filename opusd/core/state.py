@@ -24,6 +24,7 @@ from opusd.core.windows import Windows
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from opusd.core.budgets import Day
     from opusd.core.cooling import Cooling
     from opusd.core.limits import Limits
 
@@ -72,6 +73,7 @@ class State:
         self.windows = Windows(limits)
         self.submissions: dict[int, deque[int]] = {}  # root -> when its agents submitted, of the last minute
         self.cooling: dict[str, Cooling] = {}  # agents whose provider limits them
+        self.days: dict[str, Day] = {}  # agents with a budget a day -> what they used
         self.last_start: dict[str, int] = {}  # agent -> when it last started a job, for starts_per_minute
         self.lent: set[int] = set()  # running jobs whose agent waits for its own tree
         self.last_job = 0
@@ -285,6 +287,7 @@ class State:
             "timeline": self.timeline,
             "pauses": self.pauses.names,
             "cooling": self.cooling,
+            "days": self.days,
         }
 
     # --- indexes ----------------------------------------------------------------------------------

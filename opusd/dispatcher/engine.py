@@ -218,6 +218,9 @@ class Engine:
         run = job.run
         if run is None or run.ending is None or run.worker is not None or self.pool is None:
             return
+        current = self.state.jobs.get(job.id)
+        if current is None or current.run is None or current.run.attempt != run.attempt:
+            return  # it is over: its end was decided before this was on disk
         self._stopped.add((job.id, run.attempt))
         self.pool.stop(job.id, run.attempt, self._left(kill) or 0.0)
 

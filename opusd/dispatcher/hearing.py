@@ -1,6 +1,6 @@
-"""What running attempts say of themselves, for those who look: progress, session, usage; and limits that they meet.
+"""What running attempts say of themselves: progress, session, usage for those who look; limits met, budgets used up.
 
-Nothing of it is kept but the limits: the end of an attempt brings it to the registry.
+Nothing of it is kept but limits and budgets: the end of an attempt brings it to the registry.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import asdict
 
 from opusd.agents.adapters.base import Limited, Progress, Session, UsageSeen
 from opusd.api import types as wire
-from opusd.core import cooling
+from opusd.core import budgets, cooling
 from opusd.core.job import Event
 from opusd.dispatcher.views import Live
 
@@ -39,6 +40,7 @@ class Hearing:
         live = self._live(number)
         told: Progress | None = None
         limited: Limited | None = None
+        used: UsageSeen | None = None
         for one in seen:
             match one:
                 case Progress():
@@ -46,13 +48,15 @@ class Hearing:
                 case Session(session_id=session_id):
                     live.session_id = session_id
                 case UsageSeen(usage=usage):
-                    live.usage = usage
+                    live.usage, used = usage, one
                 case Limited():
                     limited = one
                 case _:
                     pass
         if told is not None:
             self.progress(job, attempt, wire.Progress(fraction=told.fraction, message=told.message))
+        if used is not None and budgets.budget_of(self._desk.state, job.terms.agent) is not None:
+            self._desk.writer.fact(partial(self._used, number, attempt, used))
         if limited is not None:
             self._desk.writer.fact(partial(self._met, number, attempt, limited.until))
 
@@ -72,6 +76,13 @@ class Hearing:
 
     def _live(self, number: int) -> Live:
         return self._desk.live.setdefault(number, Live())
+
+    def _used(self, number: int, attempt: int, seen: UsageSeen, decision: Decision) -> None:
+        job = decision.state.jobs.get(number)
+        if job is not None and job.run is not None and job.run.attempt == attempt:
+            ended = budgets.use(decision, job, asdict(seen.usage), final=seen.final)
+            if ended is not None:
+                self._desk.engine.stop_after(decision, ended)
 
     def _met(self, number: int, attempt: int, until: int | None, decision: Decision) -> None:
         job = decision.state.jobs.get(number)

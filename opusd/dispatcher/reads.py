@@ -10,7 +10,7 @@ import msgspec
 from opusd.agents.spec import Chunk
 from opusd.api import results
 from opusd.api import types as wire
-from opusd.core import cooling, explain, quotas, windows
+from opusd.core import budgets, cooling, explain, quotas, windows
 from opusd.core.errors import InvalidParams, NotFound
 from opusd.core.job import Source, Tier
 from opusd.core.lifecycle import ALIVE, Status
@@ -260,7 +260,7 @@ class ReadVerbs:
             held = any(quotas.exhausted(state, account) for account in accounts)
             if wait is not None and hours is not None:
                 wait += hours - now
-            held = held or hours is not None
+            held = held or hours is not None or budgets.exhausted(state, name, now) is not None
             free = not shut and not held and busy < slots and state.pool_busy() < state.max_concurrent and not lane
             return results.Capacity(
                 state="full" if full else "open" if free else "busy",

@@ -1,6 +1,7 @@
 import gc
 import os
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,15 @@ def test_an_unknown_key_is_named_with_its_table_and_the_nearest_that_exists(data
         ({"order": 3}, "order is a table, not a number"),
         ({"order": {"reserve_after": "-1s"}}, "order.reserve_after: a duration is not negative"),
         ({"order": {"rate": 0}}, "order.rate: expected a number >= 1"),
+        (
+            agents(claude=CLAUDE | {"budget": {"job_tokens": 0}}),
+            "agents.claude.budget.job_tokens: expected a number >= 1",
+        ),
+        (
+            agents(claude=CLAUDE | {"budget": {"day_cost": 1}}),
+            "agents.claude.budget.day_cost: [agents.claude.budget] has",
+        ),
+        (agents(claude=CLAUDE | {"timezone": "UTC"}), "agents.claude.timezone: of what? Set window, or a budget a day"),
         ({"min_free_disk": "some"}, "min_free_disk: a size is a number of bytes"),
         ({"min_free_memory": "auto"}, "min_free_memory: a size is a number of bytes"),
         ({"output": {"head": "many"}}, "output.head: a size is a number of bytes"),
@@ -192,7 +202,7 @@ def test_an_unknown_key_is_named_with_its_table_and_the_nearest_that_exists(data
         ({"quotas": {"source": {"robot": {}}}}, "quotas.source.robot: [quotas.source] has no key 'robot'"),
         ({"routes": [{}]}, "routes[1].agent is missing"),
         ({"groups": {"x": {"window": "22-6"}}}, "groups.x.window: '22-6' is no window such as 22:00-06:00"),
-        ({"groups": {"x": {"timezone": "UTC"}}}, "groups.x.timezone: of which window? Set window too"),
+        ({"groups": {"x": {"timezone": "UTC"}}}, "groups.x.timezone: of what? Set window"),
         (agents(claude=CLAUDE | {"window": "sat"}), "agents.claude.window: 'sat' ends with days that have no times"),
         (
             agents(claude=CLAUDE | {"window": "1:00-2:00", "timezone": "Europe/Berlim"}),
@@ -334,3 +344,19 @@ def test_a_config_is_a_value(file: Path) -> None:
     assert isinstance(config, Config)
     with pytest.raises(AttributeError):
         config.max_concurrent = 9  # type: ignore[misc]
+
+
+def test_a_budget_counts_the_days_of_its_agents_zone() -> None:
+    table = {"budget": {"job_tokens": 7, "day_cost_usd": 2}, "timezone": "Europe/Berlin"}
+    budget = parse(agents(claude=CLAUDE | table)).limits().agents["claude"].budget
+    assert budget is not None
+    assert (budget.job_tokens, budget.job_cost_usd, budget.day_tokens, budget.day_cost_usd) == (7, None, None, 2)
+    summer = datetime(2026, 7, 1, 21, 59, tzinfo=UTC)
+    assert datetime.fromtimestamp(budget.days.end(_micros(summer)) / 1e6, UTC) == datetime(2026, 7, 1, 22, tzinfo=UTC)
+    change = datetime(2026, 10, 24, 22, tzinfo=UTC)  # a day of 25 hours begins
+    assert datetime.fromtimestamp(budget.days.end(_micros(change)) / 1e6, UTC) == datetime(2026, 10, 25, 23, tzinfo=UTC)
+    assert parse(agents(claude=CLAUDE)).limits().agents["claude"].budget is None
+
+
+def _micros(moment: datetime) -> int:
+    return int(moment.timestamp()) * 1_000_000

@@ -55,7 +55,7 @@ def test_every_key_that_the_code_reads_is_in_the_example_and_no_other() -> None:
 
 def test_the_values_behind_the_comments_are_the_defaults() -> None:
     config, defaults = parse(uncommented()), parse({})
-    by_people = {name: getattr(defaults, name) for name in (*NAMED_BY_PEOPLE, "hours")}
+    by_people = {name: getattr(defaults, name) for name in (*NAMED_BY_PEOPLE, "hours", "days")}
     assert isinstance(config, Config)
     assert replace(config, **by_people) == defaults
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from opusd.core import admission, attempts, commands, cooling, scheduler, timekeeping
+from opusd.core import admission, attempts, budgets, commands, cooling, scheduler, timekeeping
 from opusd.core.access import Caller
 from opusd.core.admission import Facts, Submission
 from opusd.core.attempts import End
@@ -158,6 +158,7 @@ class World:
         state = State(self.limits)
         state.load(job for job in self.known.values() if not job.final)
         state.cooling = cooling.restore(settings)
+        state.days = budgets.restore(settings)
         state.pauses = Pauses(settings.get("paused", ()))
         state.timeline = timekeeping.restore(settings, seen)
         state.max_concurrent = settings.get("pool", {"value": state.max_concurrent})["value"]

@@ -44,9 +44,10 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
 
 
 class UsageSeen(msgspec.Struct, frozen=True, tag=True):
-    """Totals of this attempt so far; they replace what was seen before."""
+    """Totals of this attempt so far; they replace what was seen before. `final`: with the program's last word."""
 
     usage: Usage
+    final: bool = False
 
 
 class Said(msgspec.Struct, frozen=True, tag=True):

@@ -200,7 +200,7 @@ class Claude:
         )
         if (usage := _final_usage(table)) is not None:
             self._usage = usage
-            yield UsageSeen(usage)
+            yield UsageSeen(usage, final=True)
 
     def _on_long_result(self, event: Event) -> Iterator[Observation]:
         """The flags come before the text and the cost after it."""
@@ -218,7 +218,7 @@ class Claude:
                 cached_tokens=known.cached_tokens,
                 cost_usd=float(cost[1]),
             )
-            yield UsageSeen(self._usage)
+            yield UsageSeen(self._usage, final=True)
 
 
 class _Final:

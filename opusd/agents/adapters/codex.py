@@ -133,7 +133,7 @@ class Codex:
                 output_tokens=_new(out, self._before.output_tokens),
                 cached_tokens=_new(cached, self._before.cached_tokens),
             )
-            yield UsageSeen(self._usage)
+            yield UsageSeen(self._usage, final=True)
 
 
 def _new(total: int | None, before: int | None) -> int | None:

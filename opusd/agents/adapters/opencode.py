@@ -127,7 +127,7 @@ class OpenCode:
             cached_tokens=(before.cached_tokens or 0) + (count(cache, "read") or 0),
             cost_usd=(before.cost_usd or 0.0) + (cost or 0.0),
         )
-        yield UsageSeen(self._usage)
+        yield UsageSeen(self._usage, final=bool(self._finished))
 
 
 def _words(error: Table) -> str:

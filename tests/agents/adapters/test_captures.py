@@ -249,7 +249,7 @@ def test_claude_is_seen_to_work_while_it_does(stream, watch):
         Progress("Bash: write a file"),
         UsageSeen(used(2400, 2, 600)),
         Said(DONE),
-        UsageSeen(used(2400, 72, 600, 0.014099999999999998)),
+        UsageSeen(used(2400, 72, 600, 0.014099999999999998), final=True),
     ]
 
 
