@@ -8,6 +8,7 @@ waits for another; the daemon waits for none. Must not know what a message says 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -330,5 +331,6 @@ def _known(event: Event, cooling: dict[str, int]) -> bool:
     if event.kind != "agent.cooling":
         return False
     until = cooling.get(agent, 0)
-    cooling[agent] = max(until, from_rfc3339(str(detail["until"])))
+    with suppress(ValueError):  # of another version
+        cooling[agent] = max(until, from_rfc3339(str(detail.get("until"))))
     return event.time < until

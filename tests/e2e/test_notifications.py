@@ -155,6 +155,7 @@ def test_a_sink_in_trouble_is_named_and_a_test_says_what_comes_of_it(build, rece
     assert house("system.info")["degraded"] == [
         "notification hook: HTTP 410: the receiver is gone; given up until a reload"
     ]
+    assert house("system.info")["config"]["notifications"] == ["hook"]
     [one] = house("notification.list")["notifications"]
     assert (one["gone"], one["waiting"], one["to"]) == (True, 1, "webhook")
     assert house.refused("notification.test", name="hock").code == -32001

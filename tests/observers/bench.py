@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opusd.core.decision import Decision
-    from opusd.core.job import Job
+    from opusd.core.job import Job, Spec
     from opusd.observers.outbox import Entry
 
 TAKEN = Sent(ok=True)
@@ -127,10 +127,10 @@ class NotifierBench(WriterBench):
         )
         return started
 
-    async def end(self, job: Job, failure: str | None = None, **fields: Any) -> Job:
+    async def end(self, job: Job, failure: str | None = None, *, spec: Spec | None = None, **fields: Any) -> Job:
         end = End(failure=None if failure is None else FailureClass(failure), **fields)
         ended: Job = await self.decide(
-            lambda decision: attempts.end(decision, self.state.jobs[job.id], job.attempts, end, Outcome())
+            lambda decision: attempts.end(decision, self.state.jobs[job.id], job.attempts, end, Outcome(), spec)
         )
         return ended
 

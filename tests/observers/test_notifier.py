@@ -3,16 +3,20 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from opusd.api.results import NotificationInfo, NotificationTested
-from opusd.core import commands, cooling
+from opusd.core import commands, cooling, scheduler
 from opusd.core.errors import NotFound
+from opusd.core.job import Spec
 from opusd.core.times import HOUR, MINUTE
 from opusd.observers import notifier as module
 from opusd.observers import outbox as outbox_module
 from opusd.observers.outbox import DELAYS
 from opusd.observers.sending import Sent
 from opusd.store.base import CommitFailed
+from tests.core.world import AGENTS, limits
+from tests.dispatcher.bench import turns
 from tests.observers.bench import REFUSED, data, sink
 
 
@@ -205,7 +209,9 @@ async def test_a_commit_that_fails_loses_no_message_and_doubles_none(bench):
     assert len(bench.tried) == 1
     await bench.recovers(0.25)
     await bench.taken(2)
-    assert jobs(bench)[1:] == [job.id]
+    last = await bench.fails()
+    await bench.taken(3)
+    assert jobs(bench)[1:] == [job.id, last.id]
 
 
 async def test_messages_leave_in_the_order_of_events_over_any_number_of_pages(bench, monkeypatch):
@@ -281,6 +287,58 @@ async def test_a_message_that_was_dropped_while_it_was_under_way_does_not_come_b
     assert await bench.outbox() == []
 
 
+# --- what the core decides ------------------------------------------------------------------------
+
+
+async def test_escalation_is_told_of_instead_of_a_dead_letter_which_the_last_link_is(bench):
+    agents = {**AGENTS, "codex": replace(AGENTS["codex"], escalate_to="claude")}
+    bench.state.relimit(limits(agents=agents))
+    await bench.begin(sink("desk", "failed", "escalated"))
+    job = await bench.started(agent="codex")
+    await bench.end(job, "auth", message="no", spec=Spec(title="t", prompt="p"))
+    await bench.taken(1)
+    link = max(bench.state.jobs)
+    await bench.end(await bench.start(bench.state.jobs[link]), "auth")
+    await bench.taken(2)
+    (_, escalated), (_, failed) = bench.tried
+    assert (escalated.kind, escalated.job, failed.kind, failed.job) == ("job.escalated", job.id, "job.failed", link)
+    assert data(escalated)["escalated_to"] == link
+    assert data(escalated)["escalated_to_agent"] == data(failed)["agent"] == "claude"
+
+
+async def test_a_question_is_told_of_and_its_expiry_too(bench):
+    await bench.begin(sink("desk", "needs_input", "expired", include=frozenset({"question"})))
+    job = await bench.started(agent="claude")
+    await bench.end(job, question=("which one?", ("a", "b")))
+    await bench.taken(1)
+    bench.clock.advance(8 * 24 * 3600)
+    await bench.decide(lambda decision: scheduler.tick(decision, lambda: ("a", b"")))
+    await bench.taken(2)
+    (_, asked), (_, expired) = bench.tried
+    assert (data(asked)["question"], data(asked)["question_text"], data(asked)["options"]) == (
+        1,
+        "which one?",
+        ["a", "b"],
+    )
+    assert (expired.kind, data(expired)["reason"]) == ("job.expired", "nobody answered its question")
+
+
+async def test_a_job_that_was_queued_for_too_long_is_told_of(bench):
+    await bench.begin(sink("desk", "expired"))
+    await bench.submit(agent="pull", expires_in=MINUTE)
+    bench.clock.advance(61)
+    await bench.decide(lambda decision: scheduler.tick(decision, lambda: ("a", b"")))
+    [(_, entry)] = await bench.tries(1)
+    assert data(entry)["reason"] == "it was queued for too long"
+
+
+async def test_an_event_of_another_version_ends_nothing(bench):
+    await bench.begin(sink("desk", "rate_limited", "failed"))
+    await bench.decide(lambda decision: decision.note("agent.cooling"))
+    await bench.fails()
+    await bench.taken(2)
+
+
 # --- a drained queue ------------------------------------------------------------------------------
 
 
@@ -299,7 +357,7 @@ async def test_the_queue_is_drained_when_the_last_job_leaves_it_and_not_before(b
 
 
 async def test_a_job_that_waits_for_its_retry_or_is_held_is_told_apart(bench):
-    await bench.begin(sink("desk", "drained"))
+    await bench.begin(sink("desk", "drained", "failed", "rate_limited"))
     held = await bench.submit(agent="codex")
     job = await bench.started(agent="claude")
     await bench.decide(lambda decision: commands.hold(decision, bench.state.jobs[held.id], stop=False, grace=0))
@@ -314,26 +372,31 @@ async def test_a_job_that_waits_for_its_retry_or_is_held_is_told_apart(bench):
     await bench.decide(
         lambda decision: commands.cancel(decision, bench.state.jobs[held.id], reason=None, grace=0, cascade=False)
     )
-    await bench.end(await bench.started(agent="codex"))
-    await bench.taken(2)
-    assert len(bench.tried) == 2, "a held job that is cancelled leaves no queue"
+    await bench.decide(lambda decision: cooling.limited(decision, "claude", None, 0.0))
+    await bench.taken(2)  # by now it has looked at the cancelled job
+    await bench.fails()
+    tried = await bench.tries(3)
+    assert [entry.kind for _, entry in tried[:3]] == ["queue.drained", "agent.cooling", "job.failed"]
 
 
-async def test_jobs_that_end_together_drain_the_queue_once(bench):
-    await bench.begin(sink("desk", "drained"))
+async def test_jobs_that_end_one_commit_apart_drain_the_queue_once(bench):
+    notifier = await bench.begin(sink("desk", "drained", "failed"))
     first, second = await bench.started(agent="codex"), await bench.started(agent="codex")
     bench.store.hold()
     ending = [asyncio.create_task(bench.end(first))]
     await bench.store.came(len(bench.store.batches) + 1)
     ending.append(asyncio.create_task(bench.end(second)))
+    await turns()  # in memory both have ended
     bench.store.let()
     await ending[0]
+    async with asyncio.timeout(5):
+        while not notifier.about()[0].waiting:  # told by the first, which alone is on disk
+            await turns()
     bench.store.open_door()
     await ending[1]
-    await bench.taken(1)
-    await bench.end(await bench.started(agent="codex"))
-    await bench.taken(2)
-    assert len(bench.tried) == 2
+    await bench.fails()
+    tried = await bench.tries(3)
+    assert [entry.kind for _, entry in tried[:2]] == ["queue.drained", "job.failed"]
 
 
 async def test_a_queue_that_drained_while_no_daemon_told_of_it_is_told_of_at_the_start(bench):
