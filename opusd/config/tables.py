@@ -23,7 +23,7 @@ Slots = Annotated[int, msgspec.Meta(ge=0, le=1000)]
 Head = Annotated[int, msgspec.Meta(ge=-1_000_000, le=1_000_000)]
 NonEmpty = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Word = Literal[
-    "failed", "expired", "needs_input", "escalated", "rate_limited", "started", "completed", "drained"
+    "failed", "expired", "needs_input", "escalated", "rate_limited", "budget", "started", "completed", "drained"
 ]  # fmt: skip
 """What a person may be told of."""
 Retry = str | dict[str, object]

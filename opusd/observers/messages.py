@@ -26,10 +26,12 @@ KINDS: Final = {
     "needs_input": "job.asked",
     "escalated": "job.escalated",
     "rate_limited": "agent.cooling",
+    "budget": "job.updated",
     "started": "job.started",
     "completed": "job.completed",
 }
 """The words of `on` and the event that each is. An escalated job has its own, so `failed` is a dead letter."""
+BUDGET: Final = "job.budget"
 DRAINED: Final = "queue.drained"
 TEST: Final = "notification.test"
 AT_WORK: Final = (Status.QUEUED, Status.RUNNING, Status.CANCELLING, Status.RETRYING)
@@ -39,6 +41,7 @@ _LEAVING: Final = frozenset(
     for word in ("completed", "failed", "cancelled", "expired", "escalated", "asked", "held", "blocked", "scheduled")
 )
 _WORDS: Final = {kind: word for word, kind in KINDS.items()}
+_USED: Final = frozenset(("budget", "used", "limit"))
 _LONGEST: Final = 4000
 _SECOND: Final = 1_000_000
 
@@ -52,6 +55,22 @@ def kinds_of(sinks: tuple[Sink, ...]) -> frozenset[str]:
     return frozenset(kinds | _LEAVING if "drained" in words else kinds)
 
 
+def matters(event: Event, kinds: frozenset[str]) -> bool:
+    """Whether anybody may be told of it. Of the many updates of jobs only those about a budget are of interest."""
+    return event.kind in kinds and (event.kind != KINDS["budget"] or _budget(event) is not None)
+
+
+def type_of(event: Event) -> str:
+    """The `type` of its message."""
+    return BUDGET if event.kind == KINDS["budget"] else event.kind
+
+
+def _budget(event: Event) -> dict[str, Any] | None:
+    """What it says of a budget that is nearly used up."""
+    detail = event.detail or {}
+    return {name: detail[name] for name in _USED} if detail.keys() >= _USED else None
+
+
 def leaves(event: Event) -> bool:
     """Whether a job is at work no more: the queue may be drained."""
     return event.kind in _LEAVING and event.before in AT_WORK and event.after not in AT_WORK
@@ -60,7 +79,7 @@ def leaves(event: Event) -> bool:
 def word_of(sink: Sink, event: Event, record: Record | None) -> str | None:
     """The word of the sink's `on` by which it is told of this event; None: it is not."""
     word = _WORDS.get(event.kind)
-    if word is None or word not in sink.on:
+    if word is None or word not in sink.on or not matters(event, frozenset((event.kind,))):
         return None
     if word == "rate_limited":
         agent = (event.detail or {}).get("agent")
@@ -89,8 +108,8 @@ def body_of(sink: Sink, event: Event, record: Record | None) -> str:
         detail = event.detail or {}
         agent, until = detail.get("agent"), detail.get("until")
         text = f"agent {agent} is rate limited until {until}"
-        return _message(event.kind, event.time, {"text": text, "agent": agent, "until": until})
-    return _message(event.kind, event.time, _of_job(sink, event, record))
+        return _message(type_of(event), event.time, {"text": text, "agent": agent, "until": until})
+    return _message(type_of(event), event.time, _of_job(sink, event, record))
 
 
 def drained(time: int, unfinished: int) -> str:
@@ -150,6 +169,11 @@ def _particulars(sink: Sink, event: Event, job: Job, attempts: int) -> tuple[str
             said, more = f"expired: {reason}", {"reason": reason}
         case "job.asked":
             said, more = "needs an answer", {"question": detail.get("question"), **_question(sink, detail, job)}
+            if "budget" in more:
+                said = f"needs an answer: its {more['budget']} is used up"
+        case "job.updated":
+            more = _budget(event) or {}
+            said = f"has brought {more['budget']} to {_number(more['used'])} of {_number(more['limit'])}"
         case "job.started":
             waited = _waited(event, job) // _SECOND
             said, more = f"started, {format_duration(waited * _SECOND)} after it was ready", {"waited_seconds": waited}
@@ -161,11 +185,13 @@ def _particulars(sink: Sink, event: Event, job: Job, attempts: int) -> tuple[str
 
 
 def _question(sink: Sink, detail: dict[str, Any], job: Job) -> dict[str, Any]:
-    """The open question's own words; none when it was answered meanwhile."""
+    """The budget that it is about, and for whom it may be the open question's words; none when it was answered."""
     asked = None if job.extra is None else job.extra.question
-    if "question" not in sink.include or asked is None or asked.id != detail.get("question"):
+    if asked is None or asked.id != detail.get("question"):
         return {}
-    return {"question_text": asked.text[:_LONGEST], "options": list(asked.options)}
+    about = {} if asked.budget is None else {"budget": asked.budget}
+    words = {"question_text": asked.text[:_LONGEST], "options": list(asked.options)}
+    return {**about, **(words if "question" in sink.include else {})}
 
 
 def _waited(event: Event, job: Job) -> int:
@@ -174,6 +200,10 @@ def _waited(event: Event, job: Job) -> int:
     if run is not None and run.attempt == event.attempt:
         return max(0, event.time - run.skew - job.ready_since)
     return max(0, event.time - (job.created_at if job.queued_at is None else job.queued_at))
+
+
+def _number(amount: float) -> str:
+    return f"{amount:,.2f}".removesuffix(".00")
 
 
 def _line(text: str) -> str:

@@ -117,7 +117,7 @@ class Notifier:
         if events:
             self._latest = events[-1].cursor
             lag = self._latest - self._notified.cursor > _LAG
-            if self._sinks and (lag or any(event.kind in self._kinds for event in events)):
+            if self._sinks and (lag or any(messages.matters(event, self._kinds) for event in events)):
                 self._look()
 
     def trouble(self) -> list[str]:
@@ -197,6 +197,7 @@ class Notifier:
             full = len(page) == _PAGE
             if page:
                 through = page[-1].cursor if full else max(through, page[-1].cursor)
+            page = [event for event in page if messages.matters(event, self._kinds)]
             jobs = sorted({event.job for event in page if event.job is not None})
             records = {record.job.id: record for record in await self._store.records(jobs)} if jobs else {}
             await self._writer.fact(partial(self._decide, page, records, through, full), "notifications")
@@ -213,7 +214,8 @@ class Notifier:
             for sink in () if known else self._sinks.values():
                 word = messages.word_of(sink, event, record)
                 if word is not None and self._holds(sink, word, event.cursor):
-                    self._outbox.add(decision, sink.name, event.kind, messages.body_of(sink, event, record), event.job)
+                    body = messages.body_of(sink, event, record)
+                    self._outbox.add(decision, sink.name, messages.type_of(event), body, event.job)
         drained = notified.drained
         if owed and not full and not any(decision.state.statuses[status] for status in messages.AT_WORK):
             owed, drained = False, decision.state.last_event

@@ -52,6 +52,7 @@ def event(word: str, **fields: Any) -> Event:
         "escalated": {"class": "auth", "message": MARK, "escalated_to": 42, "agent": "codex"},
         "expired": {"expires_at": to_rfc3339(NOW)},
         "needs_input": {"question": 1},
+        "budget": {"budget": "job_tokens", "used": 81234, "limit": 100000, "asking": 3},
         "rate_limited": {"agent": "claude", "until": to_rfc3339(NOW + HOUR), "named": True},
     }.get(word)
     base: dict[str, Any] = {"cursor": 9, "time": NOW, "kind": messages.KINDS[word], "detail": detail}
@@ -99,6 +100,11 @@ def test_a_dead_letter_says_what_failed_and_how() -> None:
         ),
         ("expired", "job 41 of claude expired: it was queued for too long", {"reason": "it was queued for too long"}),
         ("needs_input", "job 41 of claude needs an answer", {"question": 1}),
+        (
+            "budget",
+            "job 41 of claude has brought job_tokens to 81,234 of 100,000",
+            {"budget": "job_tokens", "used": 81234, "limit": 100000},
+        ),
         ("started", "job 41 of claude started, 1h after it was ready", {"waited_seconds": 3600}),
     ],
 )
@@ -113,6 +119,27 @@ def test_a_question_that_nobody_answered_is_another_reason_to_expire() -> None:
     message = told(sink(), event("expired", detail={"question": "nobody answered in time"}))
     assert message is not None
     assert message["data"]["reason"] == "nobody answered its question"
+
+
+def test_other_updates_of_jobs_are_not_told_of() -> None:
+    assert told(sink(), event("budget", detail={"timeout": True})) is None
+    assert told(sink(), event("budget", detail={"asking": 1, "budget": "job_tokens"})) is None
+    assert told(sink(), event("budget", detail=None)) is None
+
+
+def test_dollars_are_told_with_their_cents() -> None:
+    message = told(sink(), event("budget", detail={"budget": "day_cost_usd", "used": 8.127, "limit": 10.0}))
+    assert message is not None
+    assert message["type"] == "job.budget"
+    assert "has brought day_cost_usd to 8.13 of 10" in message["data"]["text"]
+
+
+def test_a_question_of_a_budget_is_in_words_of_ours() -> None:
+    question = Question(1, MARK, ("continue", "stop"), budget="job_tokens")
+    asked = told(sink(), event("needs_input"), record(extra=Extra(asked=1, question=question)))
+    assert asked is not None
+    assert asked["data"]["budget"] == "job_tokens"
+    assert asked["data"]["text"] == "job 41 of claude needs an answer: its job_tokens is used up"
 
 
 def test_a_rate_limit_names_the_agent_and_until_when() -> None:

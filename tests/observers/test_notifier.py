@@ -1,14 +1,18 @@
 """From the audit trail to sinks: nothing lost, nothing told twice under another id, nobody waited for."""
 
 import asyncio
+from datetime import UTC
+from functools import partial
 
 import pytest
 from msgspec.structs import replace
 
 from opusd.api.results import NotificationInfo, NotificationTested
-from opusd.core import commands, cooling, scheduler
+from opusd.config.hours import Days
+from opusd.core import budgets, commands, cooling, scheduler
 from opusd.core.errors import NotFound
 from opusd.core.job import Spec
+from opusd.core.limits import Budget
 from opusd.core.times import HOUR, MINUTE
 from opusd.observers import notifier as module
 from opusd.observers import outbox as outbox_module
@@ -330,6 +334,23 @@ async def test_a_job_that_was_queued_for_too_long_is_told_of(bench):
     await bench.decide(lambda decision: scheduler.tick(decision, lambda: ("a", b"")))
     [(_, entry)] = await bench.tries(1)
     assert data(entry)["reason"] == "it was queued for too long"
+
+
+def use(state, number, usage, decision):
+    budgets.use(decision, state.jobs[number], usage)
+
+
+async def test_a_budget_that_is_nearly_used_up_is_told_of_and_no_other_update(bench):
+    budget = Budget(days=Days(UTC), job_tokens=100)
+    bench.state.relimit(limits(agents={**AGENTS, "codex": replace(AGENTS["codex"], budget=budget)}))
+    await bench.begin(sink("desk", "budget"))
+    job = await bench.started(agent="codex")
+    await bench.decide(lambda decision: decision.put(bench.state.jobs[job.id], bench.state.jobs[job.id], "updated"))
+    for used in (50, 85, 90):
+        await bench.decide(partial(use, bench.state, job.id, {"input_tokens": used}))
+    await bench.taken(1)
+    [(_, entry)] = bench.tried
+    assert (entry.kind, data(entry)["used"], data(entry)["limit"]) == ("job.budget", 85, 100)
 
 
 async def test_an_event_of_another_version_ends_nothing(bench):
