@@ -1,8 +1,6 @@
 """config.example.toml is the reference of every key: these hold it to the code."""
 
-import re
 import tomllib
-from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
@@ -10,14 +8,15 @@ from msgspec.structs import replace
 
 from opusd.config import Config, parse
 from opusd.config.tables import File
+from tests.config import example
+from tests.config.example import EXAMPLE, READY, section
 
-EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 NAMED_BY_PEOPLE = ("resources", "groups", "routes", "agents", "retry", "notifications")
 
 
 def uncommented() -> dict[str, Any]:
-    """The file with every setting in force: one # and no space stands before a key, prose has a space."""
-    return tomllib.loads(re.sub(r"(?m)^#(?=\S)", "", EXAMPLE.read_text()))
+    """The file with every setting in force."""
+    return tomllib.loads(example.uncommented())
 
 
 def keys_of(struct: type[msgspec.Struct], path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
@@ -62,9 +61,25 @@ def test_the_values_behind_the_comments_are_the_defaults() -> None:
 
 def test_what_the_example_names_is_read() -> None:
     config = parse(uncommented())
-    assert config.agents["claude"].needs == {"gpu": 1}
-    assert config.agents["claude"].retry.max_retries == 2
+    assert config.agents["mine"].needs == {"gpu": 1}
+    assert config.agents["mine"].retry.max_retries == 2
     assert config.routes[0].name == "reviews"
     assert [sink.name for sink in config.notifications] == ["desktop", "phone", "here"]
     assert config.groups["nightly"].max_running == 1
     assert config.retry["patient"].base == 30_000_000
+
+
+def test_the_agents_that_are_ready_are_read_each_by_its_own_adapter_and_alone() -> None:
+    for name in READY:
+        agent = parse(tomllib.loads(section(name))).agents[name]
+        assert agent.output == name
+        assert agent.stdin == "prompt"
+        assert agent.timeout is not None
+        assert agent.stall_after is not None
+
+
+def test_who_is_resumed_is_allowed_what_it_was_allowed_before() -> None:
+    for name in ("claude", "codex", "opencode"):
+        agent = parse(tomllib.loads(section(name))).agents[name]
+        kept = [word for word in agent.resume_argv if word in agent.argv]
+        assert kept == list(agent.argv)

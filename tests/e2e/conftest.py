@@ -344,5 +344,6 @@ def pytest_collection_modifyitems(items):
             "test_daemon.py",
             "test_agents_rights.py",
             "test_stalls.py",
+            "test_programs.py",
         }:
             item.add_marker(pytest.mark.slow)

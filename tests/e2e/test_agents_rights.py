@@ -315,6 +315,35 @@ print('end', left)
     assert [(job["status"], job["depth"]) for job in jobs] == [("completed", depth) for depth in range(4)]
 
 
+def test_agents_that_wait_three_deep_in_a_pool_of_one_come_through_a_daemon_that_is_killed(build):
+    house = build("max_concurrent = 1\nmax_depth = 3\n[agents.exec]\nslots = 1\nmay_submit = ['exec']\n")
+    gate = house.gate()
+    submit = f"{sys.executable} -m opusctl submit --wait -q --"
+    deepest = house.work / "deepest"
+    deepest.write_text(f"{gate.wait}\n")
+    for name, child in (("third", "deepest"), ("second", "third"), ("first", "second")):
+        (house.work / name).write_text(f"{submit} sh {house.work / child}\n")
+    top = house.sh(f"exec sh {house.work / 'first'}")
+    house.until(lambda: len(house("job.list", status="running")["jobs"]) == 4)
+    house.restart()
+    gate.open()
+    assert house.ended(top)["status"] == "completed"
+    assert {job["status"] for job in house("job.list")["jobs"]} == {"completed"}
+
+
+def test_a_child_that_was_queued_when_the_daemon_died_gets_its_parents_slot_when_that_waits_again(build):
+    house = build("max_concurrent = 1\n[agents.exec]\nslots = 1\nmay_submit = ['exec']\n")
+    gate = house.gate()
+    top = house.sh(f"{gate.wait}; {sys.executable} -m opusctl submit --wait -q -- true")
+    house.begun(top)
+    house("queue.pause")
+    gate.open()
+    house.until(lambda: house("job.list", status="queued")["jobs"])
+    house.restart()
+    house("queue.resume")
+    assert house.ended(top)["status"] == "completed"
+
+
 def test_a_wait_that_can_not_end_is_a_conflict(hall):
     small = {"payload": {"calls": []}, "prompt": "x"}
     _, replies = talk(hall,
