@@ -39,9 +39,11 @@ from opusd.dispatcher.rooms import offer
 from opusd.dispatcher.steering import SteeringVerbs
 from opusd.dispatcher.system import SystemVerbs
 from opusd.dispatcher.tally import Tally
+from opusd.dispatcher.tokens import Attempts
 from opusd.dispatcher.upkeep import Upkeep
 from opusd.dispatcher.waits import Waits
 from opusd.dispatcher.workdirs import Workdirs
+from opusd.dispatcher.workers import WorkerVerbs
 from opusd.dispatcher.worktrees import WorktreeVerbs
 from opusd.notify import Supervisor
 from opusd.observers.notifier import Notifier
@@ -174,6 +176,7 @@ class Daemon:
         self._notifier.configure(config.notifications)
         hearing = Hearing(desk, self._feed)
         self._engine.hearing = hearing.heard
+        self._workers = WorkerVerbs(desk, hearing)
         self._waits.attach(desk)
         self._intake = Intake(
             policies=config.retry, env_secret=config.security.env_secret, home=os.environ.get("HOME", "/")
@@ -191,7 +194,8 @@ class Daemon:
             JobVerbs(desk, self._intake),
             AnswerVerbs(desk),
             reads,
-            SteeringVerbs(desk, reads, self._waits, hearing),
+            SteeringVerbs(desk, reads, self._waits),
+            self._workers,
             self._waits,
             self._feed,
             self._upkeep,
@@ -199,10 +203,12 @@ class Daemon:
             NotificationVerbs(self._notifier),
             SystemVerbs(desk, self._waits, about=self._about, reload=self._reload, stop=self.stop),
         ]
+        alive = Attempts(state)
         callers = Callers(
             attempt_of=pool.attempt_of,
-            attempt_by_id=self._engine.attempt_by_id,
-            attempt_by_token=self._engine.attempt_by_token,
+            held_by=self._workers.held_by,
+            attempt_by_id=alive.by_id,
+            attempt_by_token=alive.by_token,
         )
         self._pool = pool
         self._server = RpcServer(offer(rooms), identify=callers.identify, lower=callers.lower, on_error=self._on_error)
@@ -256,6 +262,7 @@ class Daemon:
         assert self._tally is not None
         self._tally.released(changes)
         self._desk.released(changes)
+        self._workers.released(changes)
         self._feed.released(changes, events)
         self._waits.released(changes)
         self._notifier.released(events)

@@ -11,6 +11,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "edit": "change a job that is not finished",
         "retry": "run failed, cancelled or expired jobs again",
         "answer": "answer what an agent asks, or list what is asked",
+        "ask": "ask a person, from inside a job",
         "progress": "say how far the job is that this runs in",
     },
     "look": {

@@ -299,6 +299,7 @@ def _terms(state: State, submission: Submission, caller: Caller, submitted_by: s
             retry=retry_policy(agent, submission.retry, submission.max_retries),
             route=None if route is None else route.name,
             submitted_by=submitted_by,
+            labels=kept_labels(agent, submission.spec.labels),
         )
     )
 
@@ -311,6 +312,11 @@ def retry_policy(agent: Agent, policy: Policy | None, max_retries: int | None) -
     if max_retries and chosen.strategy == "none":
         chosen = replace(chosen, strategy=type(chosen.strategy)("exponential"))
     return replace(chosen, max_retries=max_retries)
+
+
+def kept_labels(agent: Agent, labels: Iterable[str]) -> tuple[str, ...]:
+    """The labels that scheduling has to know: of jobs that workers claim."""
+    return () if agent.slots else tuple(sorted(set(labels)))
 
 
 def checked_needs(limits: Limits, agent: Agent, needs: dict[str, int]) -> tuple[tuple[str, int], ...]:

@@ -45,18 +45,30 @@ class End(msgspec.Struct, frozen=True, kw_only=True):
     detail: dict[str, Any] = {}
 
 
-def start(decision: Decision, job: Job, *, attempt_id: str, token_hash: bytes, over: bool) -> Job:
-    """The attempt is on disk as running before anything is launched."""
+def start(
+    decision: Decision,
+    job: Job,
+    *,
+    attempt_id: str,
+    token_hash: bytes,
+    over: bool = False,
+    lease: tuple[str, int] | None = None,
+) -> Job:
+    """The attempt is on disk as running before anything is launched. `lease`: a worker has it, for so long at first."""
     now, extra = decision.now, job.extra
     timeout = job.terms.timeout
+    worker, length = lease or (None, 0)
     run = Run(
         attempt=job.attempts + 1,
         attempt_id=attempt_id,
         token_hash=token_hash,
-        slot=decision.state.free_slot_number(),
+        slot=decision.state.free_slot_number() if lease is None else 0,
         over=over,
         started_at=now,
         timeout_at=None if timeout is None else now + timeout,
+        worker=worker,
+        lease_until=None if lease is None else now + length,
+        lease=length,
         answered=extra is not None and extra.answered,
         skew=decision.state.timeline.skew,
     )
@@ -64,7 +76,8 @@ def start(decision: Decision, job: Job, *, attempt_id: str, token_hash: bytes, o
     if run.answered:
         after = after.with_extra(answered=False)
     row = Attempt(job=job.id, agent=job.terms.agent, run=run)
-    started = decision.put(job, after, "started", attempt=row, detail={"slot": run.slot})
+    detail = {"slot": run.slot} if worker is None else {"worker": worker}
+    started = decision.put(job, after, "started", attempt=row, detail=detail)
     cooling.began(decision, started)
     return started
 
@@ -91,6 +104,13 @@ def time_out(decision: Decision, job: Job, grace: int) -> Job:
     assert job.run is not None
     run = replace(job.run, ending=Ending.TIMEOUT, kill_at=decision.now + grace, ending_by="scheduler")
     return decision.put(job, replace(job, run=run), "updated", detail={"timeout": True})
+
+
+def lapse(decision: Decision, job: Job) -> Job:
+    """A worker's lease is over: its token is dead from now on, and its attempt is to be ended as lost."""
+    assert job.run is not None
+    detail = {"lease_over": True, "worker": job.run.worker}
+    return decision.put(job, replace(job, run=replace(job.run, lease_until=None)), "updated", detail=detail)
 
 
 def put_back(decision: Decision, job: Job, grace: int) -> Job:
@@ -261,7 +281,7 @@ def _judge(
     if run.ending is Ending.PUT_BACK:
         return decision.step(job, Step.QUEUE), "queued", {"put_back": "the daemon was stopped"}
     if ended.never_ran:
-        return decision.step(job, Step.QUEUE), "queued", {"put_back": "the attempt never began"}
+        return decision.step(job, Step.QUEUE), "queued", {"put_back": ended.message or "the attempt never began"}
     if failure is FailureClass.LOST:
         losses = job.losses + 1
         if losses < MAX_LOSSES:

@@ -12,7 +12,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from opusd.core import budgets, cooling
-from opusd.core.admission import Facts, Ref, checked_needs, make_edges, refuse_cycle, retry_policy
+from opusd.core.admission import Facts, Ref, checked_needs, kept_labels, make_edges, refuse_cycle, retry_policy
 from opusd.core.decision import judged, placement
 from opusd.core.errors import Conflict, Escalated, InvalidParams
 from opusd.core.job import Edge, EdgeState, Ending, IfUnmet, Job, On, Run, Spec, Terms, Tier, intern
@@ -310,7 +310,8 @@ def _edited_terms(state: State, job: Job, spec: Spec, edit: Edit) -> Terms:
         terms = replace(terms, expires_in=edit.expires_in)
     if edit.max_retries is not UNSET:
         terms = replace(terms, retry=retry_policy(agents[terms.agent], terms.retry, edit.max_retries))
-    return intern(terms)
+    labels = spec.labels if edit.labels is UNSET else edit.labels
+    return intern(replace(terms, labels=kept_labels(agents[terms.agent], labels)))
 
 
 def _of_agent(limits: Limits, terms: Terms, name: str) -> Terms:

@@ -77,6 +77,15 @@ class Decision:
         )
         return after
 
+    def renew(self, before: Job, after: Job) -> Job:
+        """Record a change that is no step: its version grows, and the audit trail says nothing of it."""
+        after = replace(after, version=before.version + 1)
+        self.state.apply(before, after)
+        self._latest[after.id] = after
+        self._undo.append(lambda: self.state.apply(after, before))
+        self.changes.append(Change(before=before, after=after))
+        return after
+
     def latest(self, job: Job) -> Job:
         """The job as memory or this very decision has it; `job` is what was read of a finished one before."""
         return self.state.jobs.get(job.id) or self._latest.get(job.id, job)

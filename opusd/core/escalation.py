@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
-from opusd.core.admission import checked_needs
+from opusd.core.admission import checked_needs, kept_labels
 from opusd.core.job import Extra, Job, Outcome, Spec, intern
 from opusd.core.lifecycle import Status
 from opusd.core.retry import FailureClass, retries
@@ -48,6 +48,7 @@ def carry_on(decision: Decision, job: Job, spec: Spec, previous: dict[str, Any],
         retry=agent.retry,
         timeout=job.terms.timeout if job.terms.timeout is not None else agent.timeout,
         needs=checked_needs(state.limits, agent, dict(job.terms.needs)),
+        labels=kept_labels(agent, spec.labels),
     )
     link = Job(
         id=decision.next_id(),

@@ -147,9 +147,6 @@ def _agent(state: State, job: Job, now: int) -> list[Constraint]:
         return [
             Constraint("agent", f"agent {name} is not configured any more: configure it, or give the job another agent")
         ]
-    slots = state.slots[name]
-    if not slots:
-        return [Constraint("worker", f"waits for a worker to claim it: agent {name} has no slots of its own")]
     budget = budgets.exhausted(state, name, now)
     if budget is not None:
         return [Constraint("budget", budgets.words(state, name, budget), state.days[name].until)]
@@ -162,6 +159,9 @@ def _agent(state: State, job: Job, now: int) -> list[Constraint]:
     spread = scheduler.spread_until(state, name)
     if spread is not None and spread > now:
         return [Constraint("starts_per_minute", f"agent {name} starts so many jobs a minute and no more", spread)]
+    slots = state.slots[name]
+    if not slots:
+        return [Constraint("worker", f"waits for a worker to claim it: agent {name} has no slots of its own")]
     busy = state.agent_busy(name)
     if busy >= slots and not _above(state, job):
         return [Constraint("slots", f"all {slots} slots of agent {name} are busy")]

@@ -79,6 +79,7 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
     retry: Policy = Policy()
     route: str | None = None  # the name of the route that chose the agent
     submitted_by: str = "user:0"
+    labels: tuple[str, ...] = ()  # sorted; of jobs that workers claim, for they may ask for labels
 
 
 class Ending(StrEnum):
@@ -107,7 +108,8 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     ending_by: str | None = None  # the actor that asked for the end
     ending_reason: str | None = None
     worker: str | None = None
-    lease_until: int | None = None
+    lease_until: int | None = None  # of a worker; None: it is over, and the attempt's end is on its way
+    lease: int = 0  # for how long it is renewed
     answered: bool = False  # it goes on with a person's answer
     skew: int = 0  # by how much the wall's clock had jumped when it started: see timekeeping
 
@@ -244,9 +246,10 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
                 return self.run_at
             case Status.RETRYING:
                 return self.due_at
-            case Status.RUNNING if self.run is not None and self.run.ending is None:
-                moments = [at for at in (self.run.timeout_at, self.run.lease_until) if at is not None]
-                return min(moments, default=None)
+            case Status.RUNNING | Status.CANCELLING if self.run is not None:
+                run = self.run
+                moments = (run.lease_until, run.timeout_at if run.ending is None else None)
+                return min((at for at in moments if at is not None), default=None)
             case Status.NEEDS_INPUT if self.extra is not None and self.extra.question is not None:
                 return self.extra.question.until
             case _:

@@ -25,6 +25,7 @@ class Signature(NamedTuple):
     group: str | None = None
     needs: tuple[tuple[str, int], ...] = ()
     quotas: tuple[str, ...] = ()  # the accounts that bound how many such jobs run
+    traits: tuple[str, int, tuple[str, ...]] | None = None  # type, tier and labels, of jobs that workers claim by them
 
 
 PLAIN: Final = Signature()
@@ -201,6 +202,13 @@ class Lane:
         tracks = self._heads[1:] if interactive_only else self._heads
         found = [key for heads in tracks if (key := self._first(heads, lacks)) is not None]
         return min(found) if found else None
+
+    def heads(self) -> Iterator[tuple[Signature, int]]:
+        """The first key of each class."""
+        for signature in list(self._classes):
+            head = self._head(signature)
+            if head is not None:
+                yield signature, head
 
     def wake(self, name: str) -> None:
         """Something named `name` became free: the classes that lacked it are looked at again."""

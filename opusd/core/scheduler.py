@@ -30,10 +30,14 @@ MAX_DUE: Final = 1000
 
 
 class Plan(msgspec.Struct):
-    """What the caller does once the decision is on disk. `wake_at`: when to tick again; None: after a change."""
+    """What the caller does once the decision is on disk. `wake_at`: when to tick again; None: after a change.
+
+    `lapsed`: the leases of these are over; their attempts are to be ended as lost.
+    """
 
     start: list[Job] = []
     stop: list[Job] = []
+    lapsed: list[Job] = []
     wake_at: int | None = None
 
 
@@ -91,6 +95,8 @@ def _due(decision: Decision, job: Job, plan: Plan) -> None:
         case Status.NEEDS_INPUT:
             gone = decision.step(job, Step.EXPIRE, completed_at=decision.now)
             decision.settle(decision.put(job, gone, "expired", detail={"question": "nobody answered in time"}))
+        case _ if job.run is not None and job.run.lease_until is not None and job.run.lease_until <= decision.now:
+            plan.lapsed.append(attempts.lapse(decision, job))
         case _:
             plan.stop.append(attempts.time_out(decision, job, decision.state.limits.grace))
 
@@ -105,7 +111,7 @@ def choose(state: State, now: int) -> tuple[Job, bool] | None:
         return None
     busy: Counter[str] = Counter()
     over = pool = 0
-    for job in state.running.values():
+    for job in state.pushed.values():
         if state.takes_slot(job):
             pool += 1
             busy[job.terms.agent] += 1
@@ -136,10 +142,15 @@ def choose(state: State, now: int) -> tuple[Job, bool] | None:
 
 def is_open(state: State, agent: str, now: int, *, interactive: bool = False) -> bool:
     """Whether the daemon itself may start this agent's jobs now, slots aside; hours do not hold `interactive` ones."""
+    return bool(state.slots.get(agent)) and may_start(state, agent, now, interactive=interactive)
+
+
+def may_start(state: State, agent: str, now: int, *, interactive: bool = False) -> bool:
+    """Whether anybody, a worker too, may start this agent's jobs now."""
     state.windows.refresh(state, now)
     if not interactive and windows.holds(state, agent):
         return False
-    if not state.slots.get(agent) or state.pauses.agent(agent) or cooling.closed(state, agent, now):
+    if state.pauses.agent(agent) or cooling.closed(state, agent, now):
         return False
     if budgets.exhausted(state, agent, now) is not None:
         return False

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from opusd.core.dependencies import Inheritance, unsatisfied
-from opusd.core.job import Job, Run
+from opusd.core.job import Job, Run, Terms, Tier
 from opusd.core.lifecycle import ALIVE, Status
 from opusd.core.order import Heir, key_at, place, rank_key
 from opusd.core.quotas import Accounts
@@ -61,6 +61,7 @@ class State:
         self.keys: dict[str, int] = {}
         self.lanes: dict[str, Lane] = {}
         self.running: dict[int, Job] = {}
+        self.pushed: dict[int, Job] = {}  # those of them that the daemon itself runs
         self.dependents: dict[int, dict[int, None]] = {}
         self.descendants: dict[int, dict[int, None]] = {}
         self.groups: dict[str, dict[int, None]] = {}
@@ -144,7 +145,7 @@ class State:
         if old is None or old.status is not new.status or old.terms is not new.terms or old.run is not new.run:
             self._count(new, 1)
         if new.status in ALIVE:
-            self.running[new.id] = new
+            self._runs(new)
         self._timers.remind(old, new)
 
     def load(self, jobs: Iterable[Job]) -> None:
@@ -201,7 +202,15 @@ class State:
     def signature(self, job: Job) -> Signature:
         """Jobs of the same Terms have the same: what one of them submitted is of one tree."""
         terms = job.terms
-        return _signature(terms.interactive, terms.group, terms.needs, self.accounts.binding(job))
+        return _signature(terms.interactive, terms.group, terms.needs, self.accounts.binding(job), self._traits(terms))
+
+    def _traits(self, terms: Terms) -> tuple[str, int, tuple[str, ...]] | None:
+        """What a worker may ask for, of a job that workers claim; None for the most common."""
+        agent = self.limits.agents.get(terms.agent)
+        if agent is None or agent.slots:
+            return None
+        traits = (terms.type, int(terms.tier), terms.labels)
+        return None if traits == COMMON else traits
 
     def lane(self, agent: str) -> Lane:
         lane = self.lanes.get(agent)
@@ -221,10 +230,10 @@ class State:
 
     def pool_busy(self) -> int:
         """Pool slots taken: interactive ones, workers' and lent ones are not counted."""
-        return sum(1 for job in self.running.values() if self.takes_slot(job))
+        return sum(1 for job in self.pushed.values() if self.takes_slot(job))
 
     def agent_busy(self, agent: str) -> int:
-        return sum(1 for job in self.running.values() if job.terms.agent == agent and self.takes_slot(job))
+        return sum(1 for job in self.pushed.values() if job.terms.agent == agent and self.takes_slot(job))
 
     def quota_busy(self, account: str) -> int:
         """Running jobs of an account; those that wait for their own tree are not counted, or it could never end."""
@@ -238,15 +247,14 @@ class State:
             self.woke(self.running[number])
 
     def interactive_busy(self) -> int:
-        return sum(1 for job in self.running.values() if _run(job).over and job.id not in self.lent)
+        return sum(1 for job in self.pushed.values() if _run(job).over and job.id not in self.lent)
 
     def takes_slot(self, job: Job) -> bool:
-        run = _run(job)
-        return not run.over and run.worker is None and job.id not in self.lent
+        return not _run(job).over and job.id not in self.lent
 
     def free_slot_number(self) -> int:
-        """The smallest OPUS_SLOT that no running attempt has."""
-        taken = {_run(job).slot for job in self.running.values()}
+        """The smallest OPUS_SLOT that no running attempt of the daemon's has."""
+        taken = {_run(job).slot for job in self.pushed.values()}
         return next(number for number in range(1, len(taken) + 2) if number not in taken)
 
     def next_due(self) -> tuple[int, Job] | None:
@@ -310,13 +318,19 @@ class State:
         if job.status not in ALIVE:
             return
         if by > 0:
-            self.running[job.id] = job
+            self._runs(job)
         else:
             del self.running[job.id]
+            self.pushed.pop(job.id, None)
         for name, amount in terms.needs:
             self.held_needs[name] += by * amount
         if by < 0:
             self.woke(job)
+
+    def _runs(self, job: Job) -> None:
+        self.running[job.id] = job
+        if _run(job).worker is None:
+            self.pushed[job.id] = job
 
     def woke(self, job: Job) -> None:
         """What this job held is free: jobs that lack it are looked at again."""
@@ -358,6 +372,9 @@ class State:
         for upstream in after - before:
             _toggle(self.dependents, upstream, job.id, add=True)
 
+
+COMMON: Final = ("task", int(Tier.NORMAL), ())
+"""What a signature without traits has."""
 
 _signature = lru_cache(maxsize=4096)(Signature)
 """Where quotas hold, every queued job keeps its signature: equal ones are one object."""

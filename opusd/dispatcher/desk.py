@@ -31,10 +31,11 @@ _SHOWN_IN_FULL: Final = 100
 
 
 class Session(Protocol):
-    """One connection: who it is, and the lock that keeps its calls taking effect in the order sent."""
+    """One connection: who it is, the lock that keeps its calls taking effect in the order sent, whether it is gone."""
 
     caller: Caller
     turn: asyncio.Lock
+    gone: bool
 
 
 class Desk:

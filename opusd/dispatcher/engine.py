@@ -7,9 +7,7 @@ are acts after the commit of what they follow from. Must not know the wire.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
-import secrets
 from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -26,6 +24,7 @@ from opusd.core.retry import FailureClass
 from opusd.core.room import Room
 from opusd.dispatcher.endings import Endings, ended
 from opusd.dispatcher.liveness import Liveness
+from opusd.dispatcher.tokens import mint
 from opusd.dispatcher.writer import Writer
 
 if TYPE_CHECKING:
@@ -87,6 +86,7 @@ class Engine:
         self.hearing: Callable[[Key, list[Observation]], None] = _unheard
         self._room = room
         self._room_read = -math.inf
+        self.serve: Callable[[Decision], None] = _nobody_waits
         self._prepare = prepare
         self._listen = listen
         self._workdirs = workdirs
@@ -113,6 +113,8 @@ class Engine:
             run = job.run
             if run is not None and run.worker is None:
                 running.append((job.id, run.attempt, run.attempt_id, self._left(self._reached(run.timeout_at))))
+            elif run is not None and run.lease_until is None:
+                self._lapsed(job)
         await pool.recover(running)
 
     async def run(self) -> None:
@@ -144,6 +146,8 @@ class Engine:
                 self._launch_after(decision, job)
             for job in plan.stop:
                 self.stop_after(decision, job)
+            decision.effects += [partial(self._lapsed, job) for job in plan.lapsed]
+            self.serve(decision)
 
         self.writer.fact(decide)
         moments = [plan.wake_at, None if left is None else self.clock.now() + int(left * 1e6)]
@@ -156,11 +160,22 @@ class Engine:
             self._room_read = now
             self.state.room = self._room()
 
+    def _lapsed(self, job: Job) -> None:
+        """A worker's lease is over, and that is on disk: so is its attempt, whatever it may still do."""
+        run = job.run
+        assert run is not None
+        lost = End(failure=FailureClass.LOST, message=f"the lease of worker {run.worker} ended", first=False)
+        self.spawn(self.end(job.id, run.attempt, lost))
+
     def _stall(self, decision: Decision, job: Job) -> None:
         """End a silent attempt, unless something became of it since it was looked at."""
         current = self.state.jobs.get(job.id)
         if current is not None and current.run == job.run:
             self.stop_after(decision, attempts.stall(decision, current, self.state.limits.grace))
+
+    async def end(self, job: int, attempt: int, end: End) -> None:
+        """Decide and commit the end of an attempt that nobody reports."""
+        await self._endings.commit(job, attempt, end)
 
     def poke(self) -> None:
         """Something outside the jobs changed that dispatch depends on: tick again."""
@@ -186,12 +201,12 @@ class Engine:
     # --- starting and stopping --------------------------------------------------------------------
 
     def _mint(self) -> tuple[str, bytes]:
-        attempt_id, token = secrets.token_hex(16), secrets.token_hex(16)
+        attempt_id, token, hashed = mint()
         if len(self._tokens) > _TOKENS:  # of starts that a failing commit took back
             alive = {job.run.attempt_id for job in self.state.running.values() if job.run is not None}
             self._tokens = {known: kept for known, kept in self._tokens.items() if known in alive}
         self._tokens[attempt_id] = token
-        return attempt_id, hash_token(token)
+        return attempt_id, hashed
 
     def _launch_after(self, decision: Decision, job: Job) -> None:
         """Once this decision is on disk, launch the attempt of `job`."""
@@ -371,28 +386,13 @@ class Engine:
         if self._follower is not None:
             self._follower.close()
 
-    # --- who is asking ----------------------------------------------------------------------------
-
-    def attempt_by_id(self, attempt_id: str) -> tuple[int, int] | None:
-        return next(
-            (_key(job) for job in self.state.running.values() if job.run and job.run.attempt_id == attempt_id), None
-        )
-
-    def attempt_by_token(self, token: str) -> tuple[int, int] | None:
-        """The running attempt whose token this is; dead with the attempt's end."""
-        hashed = hash_token(token)
-        alive = (job for job in self.state.running.values() if job.run is not None)
-        return next(
-            (_key(job) for job in alive if job.run and secrets.compare_digest(job.run.token_hash, hashed)), None
-        )
-
 
 def _unheard(key: Key, seen: list[Observation]) -> None:
     """Until somebody wants to know."""
 
 
-def hash_token(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+def _nobody_waits(decision: Decision) -> None:
+    """Until there are workers that wait for jobs."""
 
 
 def _key(job: Job) -> tuple[int, int]:

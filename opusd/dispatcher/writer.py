@@ -58,7 +58,8 @@ class Undone(Exception):
 class Writer:
     """`released(changes, events)` is told of everything that is on disk, in order; `changed()` of every decision.
 
-    `log(event, **fields)` takes what a person should know of commits.
+    `log(event, **fields)` takes what a person should know of commits. `follow` adds to each decision what follows
+    from it at once, in the same transaction.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Writer:
         self.state = state
         self.degraded: str | None = None
         self.commit_seconds = 0.0
+        self.follow: Callable[[Decision], None] = _nothing
         self._store = store
         self._clock = clock
         self._released = released
@@ -133,7 +135,7 @@ class Writer:
             return entry.future
         decision = self._begun(entry.actor)
         try:
-            entry.value = entry.decide(decision)
+            entry.value = self._decided(entry, decision)
         except BaseException:
             decision.undo()
             raise
@@ -146,6 +148,12 @@ class Writer:
             self._changed()  # woken before the writer: what the next tick starts goes to disk with what made it ready
         self._wake.set()
         return entry.future
+
+    def _decided(self, entry: Entry[T], decision: Decision) -> T:
+        value = entry.decide(decision)
+        if decision.changes or decision.settings:
+            self.follow(decision)
+        return value
 
     def _begun(self, actor: str) -> Decision:
         """A decision that has seen to it, before all else, that the wall's clock may have jumped."""
@@ -309,7 +317,7 @@ class Writer:
             return False
         decision = self._begun(entry.actor)
         try:
-            entry.value = entry.decide(decision)
+            entry.value = self._decided(entry, decision)
         except OpusError as error:
             decision.undo()
             _fail(entry, error)

@@ -38,9 +38,9 @@ class _UnresolvedError(Exception):
 class Callers:
     """`identify` for a new connection; `lower` for the token of `system.hello`.
 
-    attempt_of(pid): the running attempt whose shim (or worker) has this pid; the pid is known to be of a
-    process that lives now. attempt_by_id and attempt_by_token: the running attempt with this
-    OPUS_ATTEMPT_ID or OPUS_TOKEN. Each gives None when there is none. `uid` is ours.
+    attempt_of(pid): the running attempt whose shim has this pid; the pid is known to be of a process that lives
+    now. attempt_by_id and attempt_by_token: the running attempt with this OPUS_ATTEMPT_ID or OPUS_TOKEN. Each
+    gives None when there is none. held_by(pid): the attempts that this worker's process holds. `uid` is ours.
     """
 
     def __init__(
@@ -49,12 +49,14 @@ class Callers:
         attempt_of: Callable[[int], Of | None],
         attempt_by_id: Callable[[str], Of | None],
         attempt_by_token: Callable[[str], Of | None],
+        held_by: Callable[[int], list[Of]],
         uid: int | None = None,
         proc: Path = Path("/proc"),
     ) -> None:
         self._attempt_of = attempt_of
         self._attempt_by_id = attempt_by_id
         self._attempt_by_token = attempt_by_token
+        self._held_by = held_by
         self._uid = os.geteuid() if uid is None else uid
         self._proc = proc
 
@@ -109,6 +111,9 @@ class Callers:
                 agent = True
                 if (of := self._attempt_by_id(found[1].decode("utf-8", "replace"))) is not None:
                     return of, True
+        for parent in chain[1:]:  # the worker itself is no agent, what it starts is
+            if held := self._held_by(parent):
+                return held[0] if len(held) == 1 else None, True
         return None, agent
 
     def _chain(self, pid: int) -> list[int]:

@@ -42,6 +42,7 @@ class _Terms(msgspec.Struct, array_like=True):
     retry: _Retry
     route: str | None
     submitted_by: str
+    labels: tuple[str, ...] = ()
 
 
 _decode = msgspec.json.Decoder(_Terms).decode
@@ -67,6 +68,7 @@ def terms_row(terms: Terms) -> tuple[Any, ...]:
         _Retry(retry.strategy, retry.base, retry.cap, retry.jitter, retry.max_retries, retry.on),
         terms.route,
         terms.submitted_by,
+        terms.labels,
     )
     row = (
         terms.tier._value_,
@@ -101,6 +103,7 @@ def terms_from(text: str) -> Terms:
             retry=Policy(retry.strategy, retry.base, retry.cap, retry.jitter, retry.max_retries, retry.on),
             route=everything.route,
             submitted_by=everything.submitted_by,
+            labels=everything.labels,
         )
     )
     if len(KNOWN_TERMS) >= _CACHED:

@@ -86,7 +86,8 @@ def in_order(state: State, jobs: dict[int, Job], now: int) -> list[int]:
 def next_start(state: State, jobs: dict[int, Job], now: int, reserved: int | None) -> tuple[int, bool] | None:
     """The job that starts next and whether above the pool, looking at every queued job in order."""
     running = [job for job in jobs.values() if job.status in ALIVE]
-    plain = [job for job in running if job.run and not job.run.over and job.id not in state.lent]
+    own = [job for job in running if job.run and job.run.worker is None]
+    plain = [job for job in own if job.run and not job.run.over and job.id not in state.lent]
     over = [job for job in running if job.run and job.run.over and job.id not in state.lent]
     if state.draining or "*" in state.pauses.names:
         return None
@@ -94,27 +95,45 @@ def next_start(state: State, jobs: dict[int, Job], now: int, reserved: int | Non
     for place, number in enumerate(order):
         job = jobs[number]
         agent = job.terms.agent
-        if not stands_in_line(state, job, now):
-            continue
-        if any(
-            sum(1 for other in running if holds(other) and other.id not in state.lent) >= quota.max_running
-            for quota, holds in quotas(state.limits, job)
-        ):
-            continue
-        kept = dict(jobs[reserved].terms.needs) if reserved in order[:place] and reserved is not None else {}
-        if any(
-            amount
-            > state.limits.capacities.get(name, 1)
-            - kept.get(name, 0)
-            - sum(dict(other.terms.needs).get(name, 0) for other in running)
-            for name, amount in job.terms.needs
-        ):
+        if not stands_in_line(state, job, now) or _lacks(state, job, jobs, reserved in order[:place], reserved):
             continue
         if len(plain) < state.max_concurrent and sum(1 for o in plain if o.terms.agent == agent) < state.slots[agent]:
             return number, False
         if job.terms.interactive and len(over) < state.limits.interactive_slots:
             return number, True
     return None
+
+
+def next_claim(
+    state: State, jobs: dict[int, Job], now: int, reserved: int | None, fits: Callable[[Job], bool]
+) -> int | None:
+    """The job that a claim gets, looking at every queued job in order."""
+    if state.draining or "*" in state.pauses.names:
+        return None
+    order = in_order(state, jobs, now)
+    for place, number in enumerate(order):
+        job = jobs[number]
+        if state.limits.agents[job.terms.agent].slots or not fits(job) or not _is_let(state, job, now):
+            continue
+        if not _lacks(state, job, jobs, reserved in order[:place], reserved):
+            return number
+    return None
+
+
+def _lacks(state: State, job: Job, jobs: dict[int, Job], behind: bool, reserved: int | None) -> bool:
+    """Whether a quota or a need keeps it; what a job reserves is kept from those that stand behind it."""
+    running = [other for other in jobs.values() if other.status in ALIVE]
+    kept = dict(jobs[reserved].terms.needs) if behind and reserved is not None else {}
+    return any(
+        sum(1 for other in running if holds(other) and other.id not in state.lent) >= quota.max_running
+        for quota, holds in quotas(state.limits, job)
+    ) or any(
+        amount
+        > state.limits.capacities.get(name, 1)
+        - kept.get(name, 0)
+        - sum(dict(other.terms.needs).get(name, 0) for other in running)
+        for name, amount in job.terms.needs
+    )
 
 
 def quotas(limits: Limits, job: Job) -> list[tuple[Quota, Callable[[Job], bool]]]:
@@ -141,6 +160,10 @@ def stands_in_line(state: State, job: Job | None, now: int) -> bool:
     """Whether nothing that a person did, and no hours, keep this queued job from running."""
     if job is None or job.status is not Status.QUEUED or not state.slots.get(job.terms.agent):
         return False
+    return _is_let(state, job, now)
+
+
+def _is_let(state: State, job: Job, now: int) -> bool:
     names = {f"agent:{job.terms.agent}", f"group:{job.terms.group}"}
     shut = {name for name in names & state.limits.hours.keys() if not state.limits.hours[name].at(now)[0]}
     return not names & state.pauses.names and (job.terms.interactive or not shut)

@@ -11,12 +11,13 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from opusd.core import commands, dependencies, explain, scheduler
+from opusd.core import commands, dependencies, explain, leases, scheduler
 from opusd.core.access import Caller
-from opusd.core.errors import OpusError
+from opusd.core.errors import LeaseLost, OpusError
 from opusd.core.job import EdgeState, Ending, IfUnmet, On, Source, Tier
 from opusd.core.lifecycle import ALIVE, Status
 from opusd.core.limits import Agent, Limits, Quota
+from opusd.core.order import job_of
 from opusd.core.retry import PRESETS
 from tests.core import oracle
 from tests.core.world import HOUR, MINUTE, SECOND, Shifts, World, depends, submission
@@ -61,6 +62,7 @@ class Driver:
         self.attempt: dict[int, int] = {}
         self.on_disk_attempt: dict[int, int] = {}
         self.names = 0
+        self.tokens: list[tuple[int, bytes]] = []
         self.restarted = 0
         self.first: tuple[int, int] | None = None
         self.holder: int | None = None
@@ -162,6 +164,46 @@ class Driver:
             job = self.world.known[number]
             assert self.world.end(job, attempt=job.attempts - 1) is job
             self.world.open.pop()
+
+    def claim(self) -> None:
+        """A worker takes what it wants: the first in order that a search through all finds."""
+        world, tier = self.world, self.pick((Tier.LOW, Tier.LOW, Tier.URGENT))
+        group = self.pick((None, None, "large"))
+        wanted = leases.Wanted(group=group, min_tier=tier)
+        key = scheduler.reservation(world.state, world.now)
+        unfinished = {job.id: job for job in world.known.values() if not job.final}
+        expected = oracle.next_claim(
+            world.state, unfinished, world.now, None if key is None else job_of(key),
+            lambda job: job.terms.tier >= tier and group in (None, job.terms.group),
+        )  # fmt: skip
+        claimed = world.decide(lambda decision: leases.claim(decision, "w", wanted, 1, MINUTE, world.mint))
+        assert [job.id for job in claimed] == ([] if expected is None else [expected])
+        self.tokens += [(job.id, job.run.token_hash) for job in claimed if job.run is not None]
+        self._judge_limits(claimed)
+
+    def report(self) -> None:
+        """A worker comes with a token, which may be an old one: then it changes nothing."""
+        world, state = self.world, self.world.state
+        if not self.tokens:
+            return
+        number, token = self.pick(self.tokens[-6:])
+        job = state.jobs.get(number)
+        run = None if job is None else job.run
+        good = run is not None and run.token_hash == token and (run.lease_until or 0) > world.now
+        before = dict(world.known)
+        try:
+            held = leases.holder(state, number, token, world.now)
+        except LeaseLost:
+            assert not good
+            assert world.known == before
+            return
+        assert good
+        if self.pick((False, True)):
+            renewed = world.decide(lambda decision: leases.renew(decision, held, None))
+            assert renewed.run is not None
+            assert renewed.run.ending is not None or renewed.run.lease_until == world.now + MINUTE
+        else:
+            world.end(held, self.pick(ENDINGS))
 
     def lend(self) -> None:
         number = self._running()
@@ -401,9 +443,12 @@ class Driver:
         running = [job for job in state.jobs.values() if job.status in ALIVE]
         for job in started:
             terms = job.terms
+            assert job.run is not None
             for name in (f"agent:{terms.agent}", f"group:{terms.group}"):
                 assert terms.interactive or name not in RULES.hours or RULES.hours[name].at(self.world.now)[0]
-            if not job.run.over:
+            if job.run.worker is not None:
+                assert not RULES.agents[terms.agent].slots
+            elif not job.run.over:
                 mine = [
                     o for o in running if o.terms.agent == terms.agent and not o.run.over and o.id not in state.lent
                 ]
@@ -417,7 +462,7 @@ class Driver:
         for name in ("gpu", "disk", "repo"):
             held = sum(dict(job.terms.needs).get(name, 0) for job in running)
             assert held <= RULES.capacity(name)
-        slots = [job.run.slot for job in running]
+        slots = [job.run.slot for job in running if job.run.worker is None]
         assert len(set(slots)) == len(slots)
 
     def _judge_rest(self) -> None:
@@ -451,7 +496,7 @@ def _waits_for_itself(job: Job, jobs: dict[int, Job]) -> bool:
 STEPS = {
     "submit": 8, "submit_batch": 2, "spawn": 4, "submit_key_again": 1, "tick": 9, "end": 6, "end_twice": 1, "jump": 1,
     "lend": 2, "cancel": 2, "hold": 2, "release": 2, "retry": 2, "update": 4, "refuse_half_way": 1, "pause": 1,
-    "resume": 2, "resize": 1, "commit": 4, "fail_to_commit": 1, "restart": 1,
+    "claim": 4, "report": 4, "resume": 2, "resize": 1, "commit": 4, "fail_to_commit": 1, "restart": 1,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from opusd.core import commands
 from opusd.core.attempts import MAX_LOSSES
 from opusd.core.errors import InvalidParams, StorageUnavailable
 from opusd.core.lifecycle import Status
+from opusd.dispatcher.tokens import Attempts
 from opusd.store.base import CommitFailed
 from opusd.store.sqlite import SqliteStore
 from opusd.testing.pool import ScriptedPool
@@ -408,12 +409,12 @@ async def test_only_the_token_of_a_running_attempt_is_known(engines):
     await engines.submit()
     await engines.launched(1)
     token = engines.pool.launches[0].env["T"]
-    assert engines.engine.attempt_by_token(token) == (1, 1)
-    assert engines.engine.attempt_by_token("0" * 32) is None
-    assert engines.engine.attempt_by_id(engines.pool.launches[0].attempt_id) == (1, 1)
+    assert Attempts(engines.state).by_token(token) == (1, 1)
+    assert Attempts(engines.state).by_token("0" * 32) is None
+    assert Attempts(engines.state).by_id(engines.pool.launches[0].attempt_id) == (1, 1)
     engines.pool.end(1)
     await engines.until(lambda: status_of(engines, 1) is None)
-    assert engines.engine.attempt_by_token(token) is None
+    assert Attempts(engines.state).by_token(token) is None
 
 
 async def test_a_registry_reopened_after_failures_is_what_memory_was(tmp_path):

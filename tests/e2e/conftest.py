@@ -217,6 +217,12 @@ class House:
     def logs(self, job, **fields):
         return self("job.logs", id=job["id"] if isinstance(job, dict) else job, **fields)["data"]
 
+    def until_workers(self, name):
+        """Until the daemon knows a worker of this name: its claim has come."""
+        end = time.monotonic() + PATIENCE
+        while name not in [worker["worker"] for worker in self("worker.list")["workers"]]:
+            assert time.monotonic() < end, f"worker {name} did not come"
+
     def gate(self, name="gate"):
         return Gate(self.work / name)
 

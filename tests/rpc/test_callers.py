@@ -34,11 +34,12 @@ class Proc:
         (place / "cgroup").write_text(cgroup)
         return self
 
-    def callers(self, pids=None, ids=None, tokens=None, uid=UID):
+    def callers(self, pids=None, ids=None, tokens=None, held=None, uid=UID):
         return Callers(
             attempt_of=(pids or {}).get,
             attempt_by_id=(ids or {}).get,
             attempt_by_token=(tokens or {}).get,
+            held_by=lambda pid: (held or {}).get(pid, []),
             uid=uid,
             proc=self.folder,
         )
@@ -135,7 +136,7 @@ def listening(tmp_path):
 
 
 def real(ids, pids=None):
-    return Callers(attempt_of=(pids or {}).get, attempt_by_id=ids.get, attempt_by_token=ids.get)
+    return Callers(attempt_of=(pids or {}).get, attempt_by_id=ids.get, attempt_by_token=ids.get, held_by=lambda _: [])
 
 
 @pytest.mark.parametrize("kind", ["plain", "orphan"])

@@ -1,0 +1,354 @@
+"""The verbs of workers, and of a pushed agent that speaks for itself (contract, sections 7 and 8)."""
+
+from __future__ import annotations
+
+import asyncio
+from random import random
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from opusd.agents.kernel import parent_and_start
+from opusd.api import results
+from opusd.core import attempts, leases
+from opusd.core.access import require_person
+from opusd.core.attempts import End
+from opusd.core.errors import Conflict, Forbidden, InvalidParams
+from opusd.core.job import Job, Outcome, Tier
+from opusd.core.leases import Wanted
+from opusd.core.retry import FailureClass
+from opusd.core.times import SECOND, from_rfc3339, parse_duration, to_rfc3339
+from opusd.dispatcher.claims import Asked, Claims, Taken
+from opusd.dispatcher.intake import read
+from opusd.dispatcher.tokens import hash_token
+from opusd.dispatcher.views import Snapshot, snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from opusd.api import params as p
+    from opusd.api import types as wire
+    from opusd.core.decision import Decision
+    from opusd.core.job import Change, Spec
+    from opusd.dispatcher.desk import Desk, Session
+    from opusd.dispatcher.hearing import Hearing
+
+_MOST_SEEN: Final = 10_000
+_LONGEST_LEASE: Final = 24 * 3600 * SECOND
+_MOST_DATA: Final = 1 << 20
+_LONGEST_TEXT: Final = 64 << 10
+_MOST_OPTIONS: Final = 100
+_FAILURES: Final = sorted(failure.value for failure in FailureClass if failure is not FailureClass.CANCELLED)
+
+
+class _Seen(msgspec.Struct):
+    """What is known of a worker since the daemon's start."""
+
+    agents: tuple[str, ...]
+    last_seen: int
+    completed: int = 0
+    failed: int = 0
+
+
+class WorkerVerbs:
+    def __init__(self, desk: Desk, hearing: Hearing) -> None:
+        self._desk = desk
+        self._hearing = hearing
+        self._claims = Claims(desk)
+        self._seen: dict[str, _Seen] = {}
+        self._holders: dict[tuple[int, int], tuple[int, int]] = {}  # (job, attempt) -> (pid, start) of its worker
+
+    def released(self, changes: Iterable[Change]) -> None:
+        """These changes are on disk: whoever held an attempt that is over holds it no longer."""
+        if not self._holders:
+            return
+        for change in changes:
+            before = change.before
+            if before is not None and before.run is not None and change.after.run is None:
+                self._holders.pop((before.id, before.run.attempt), None)
+
+    def held_by(self, pid: int) -> list[tuple[int, int]]:
+        """The attempts whose worker is this process: what descends from it is their agent."""
+        found = [key for key, (holder, _) in self._holders.items() if holder == pid]
+        if not found:
+            return []
+        now = parent_and_start(pid)
+        return [key for key in found if now is not None and now[1] == self._holders[key][1]]
+
+    # --- claiming ---------------------------------------------------------------------------------
+
+    async def worker_claim(self, session: Session, params: p.WorkerClaim) -> results.Claims:
+        require_person(session.caller, "claiming jobs")
+        asked, seconds = self._asked(params)
+        async with session.turn:
+            future = self._desk.writer.command(
+                lambda decision: self._claims.take(decision, asked), _actor(asked.worker)
+            )
+        try:
+            taken = await asyncio.shield(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(self._unanswered)
+            raise
+        if not taken and seconds > 0:
+            taken = await self._claims.wait(asked, seconds)
+        return results.Claims(claims=await self._handed(session, taken))
+
+    def _unanswered(self, future: asyncio.Future[list[Taken]]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            self._claims.give_back(future.result())
+
+    def _asked(self, params: p.WorkerClaim, path: str = "$") -> tuple[Asked, float]:
+        """The claim, and for how many seconds it waits."""
+        known = self._desk.state.limits.agents
+        for name in params.agents or ():
+            if name not in known or known[name].slots:
+                which = ", ".join(leases.claimed_agents(self._desk.state))
+                why = "is not configured" if name not in known else "has slots: opusd runs its jobs itself"
+                message = f"agent {name!r} {why}; workers claim jobs of: {which}"
+                raise InvalidParams(message, path=f"{path}.agents")
+        wanted = Wanted(
+            agents=None if params.agents is None else tuple(dict.fromkeys(params.agents)),
+            types=None if params.types is None else frozenset(params.types),
+            labels=None if params.labels is None else frozenset(params.labels),
+            group=params.group,
+            min_tier=0 if params.min_tier is None else int(Tier[params.min_tier.upper()]),
+        )
+        self._see(params.worker, tuple(params.agents or leases.claimed_agents(self._desk.state)))
+        asked = Asked(params.worker, wanted, params.count, _lease(params.lease, path))
+        return asked, read(path, "wait", parse_duration, params.wait) / 1e6
+
+    async def _handed(self, session: Session, taken: list[Taken]) -> list[results.Claim]:
+        """The claims as the reply shows them; back they go when nobody is there to read it."""
+        for one in taken:
+            self._remember(session, one.seen.job)
+        shown = await self._desk.show_all([one.seen for one in taken]) if taken else []
+        if session.gone:
+            self._claims.give_back(taken)
+            return []
+        return [
+            results.Claim(job=job, attempt=job.attempts, token=one.token, expires_at=_expires_at(one.seen.job) or "")
+            for job, one in zip(shown, taken, strict=True)
+        ]
+
+    # --- while it runs ----------------------------------------------------------------------------
+
+    async def worker_heartbeat(self, session: Session, params: p.WorkerHeartbeat) -> results.Heartbeat:
+        """A worker's lease goes on; a pushed agent, which has none, says how far it is."""
+        desk, hashed = self._desk, hash_token(params.token)
+        number = await desk.find(params.id)
+        self._require_own(session, number)
+        lease = None if params.lease is None else _lease(params.lease, "$")
+        _check_progress(params.progress)
+        async with session.turn:
+            job = leases.holder(desk.state, number, hashed, desk.now())
+            assert job.run is not None
+            if job.run.worker is None:
+                desk.engine.liveness.heard((number, job.run.attempt), desk.clock.monotonic())
+            else:
+                self._remember(session, job)
+                self._see(job.run.worker)
+                future = desk.writer.command(
+                    lambda decision: self._renew(decision, number, hashed, lease), _actor(job.run.worker)
+                )
+                job = await future
+            run = job.run
+        assert run is not None
+        if params.progress is not None:
+            self._hearing.progress(job, run.attempt, params.progress)
+        return results.Heartbeat(expires_at=_expires_at(job), cancel=run.ending is not None)
+
+    @staticmethod
+    def _renew(decision: Decision, number: int, hashed: bytes, lease: int | None) -> Job:
+        return leases.renew(decision, leases.holder(decision.state, number, hashed, decision.now), lease)
+
+    async def worker_ask(self, session: Session, params: p.WorkerAsk) -> wire.Job:
+        desk, hashed = self._desk, hash_token(params.token)
+        _check_question(params.text, params.options)
+        number = await desk.find(params.id)
+        self._require_own(session, number)
+        job = leases.holder(desk.state, number, hashed, desk.now())
+        assert job.run is not None
+        text, options = params.text.strip(), tuple(params.options)
+        if job.run.worker is not None:
+            seen, _ = await self._finish(session, number, params.token, End(question=(text, options)))
+            return await desk.show(seen)
+
+        def decide(decision: Decision) -> Snapshot:
+            job = leases.holder(decision.state, number, hashed, decision.now)
+            if job.run is None or job.run.ending is not None:
+                message = f"the attempt of job {number} is being ended: it can't ask any more"
+                raise Conflict(message, status=job.status)
+            after = attempts.ask(decision, job, text, options, decision.state.limits.grace)
+            desk.engine.stop_after(decision, after)
+            return snapshot(decision.state, after, decision.now)
+
+        async with session.turn:
+            future = desk.writer.command(decide, f"job:{number}")
+        return await desk.show(await future)
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    async def worker_complete(self, session: Session, params: p.WorkerComplete) -> results.Finished:
+        if params.result is not None and len(msgspec.json.encode(params.result)) > _MOST_DATA:
+            message = f"$.result: a result has at most {_MOST_DATA} bytes"
+            raise InvalidParams(message, path="$.result")
+        return await self._finished(session, params, End(result=_result(params.result), chance=random()))
+
+    async def worker_fail(self, session: Session, params: p.WorkerFail) -> results.Finished:
+        error = params.error
+        if error.class_ not in _FAILURES:
+            message = f"$.error.class: {error.class_!r} is none of {', '.join(_FAILURES)}"
+            raise InvalidParams(message, path="$.error.class")
+        until = None if error.until is None else read("$.error", "until", from_rfc3339, error.until)
+        end = End(
+            failure=FailureClass(error.class_),
+            message=error.message or f"failed as {error.class_}",
+            limited_until=until,
+            chance=random(),
+        )
+        return await self._finished(session, params, end)
+
+    async def worker_release(self, session: Session, params: p.WorkerRelease) -> wire.Job:
+        number = await self._desk.find(params.id)
+        end = End(failure=FailureClass.LOST, message="released by its worker", never_ran=True)
+        seen, _ = await self._finish(session, number, params.token, end)
+        return await self._desk.show(seen)
+
+    async def _finished(self, session: Session, params: p.WorkerComplete | p.WorkerFail, end: End) -> results.Finished:
+        asked = None if params.claim is None else self._asked(params.claim, "$.claim")[0]
+        number = await self._desk.find(params.id)
+        seen, taken = await self._finish(session, number, params.token, end, asked)
+        job = await self._desk.show(seen)
+        return results.Finished(job=job, claims=await self._handed(session, taken))
+
+    async def _finish(
+        self, session: Session, number: int, token: str, end: End, asked: Asked | None = None
+    ) -> tuple[Snapshot, list[Taken]]:
+        """End a worker's attempt, and take what is there of the next, in one commit; this never waits for a job."""
+        require_person(session.caller, "ending a worker's attempt")
+        desk, hashed = self._desk, hash_token(token)
+
+        def decide(decision: Decision) -> tuple[Snapshot, list[Taken]]:
+            job = leases.holder(decision.state, number, hashed, decision.now)
+            assert job.run is not None
+            after = attempts.end(decision, job, job.run.attempt, end, outcome, spec)
+            taken = [] if asked is None else self._claims.take(decision, asked)
+            return snapshot(decision.state, after, decision.now), taken
+
+        async with session.turn:
+            job = leases.holder(desk.state, number, hashed, desk.now())
+            if job.run is None or job.run.worker is None:
+                message = f"no worker holds job {number}: opusd itself runs it, and sees how it ends"
+                raise Forbidden(message)
+            worker = job.run.worker
+            outcome, spec = await self._brought(job)
+            future = desk.writer.command(decide, _actor(worker))
+        done = await future
+        self._count(worker, end)
+        return done
+
+    async def _brought(self, job: Job) -> tuple[Outcome, Spec | None]:
+        """What earlier attempts brought, and what another agent would carry on with; not read where there is none."""
+        agent = self._desk.state.limits.agents.get(job.terms.agent)
+        if job.attempts == 1 and (agent is None or agent.escalate_to is None):
+            return Outcome(), None
+        await self._desk.settled()
+        [record] = await self._desk.store.records([job.id])
+        return record.outcome, record.spec
+
+    # --- who they are -----------------------------------------------------------------------------
+
+    async def worker_list(self, session: Session, params: p.WorkerList) -> results.Workers:
+        del params
+
+        def look() -> list[results.WorkerInfo]:
+            held: dict[str, list[int]] = {}
+            for job in self._desk.state.running.values():
+                if job.run is not None and job.run.worker is not None:
+                    held.setdefault(job.run.worker, []).append(job.id)
+            known = {**{worker: _Seen((), self._desk.now()) for worker in held}, **self._seen}
+            return [
+                results.WorkerInfo(
+                    worker=worker,
+                    agents=list(seen.agents),
+                    jobs=sorted(held.get(worker, ())),
+                    last_seen=to_rfc3339(seen.last_seen),
+                    completed=seen.completed,
+                    failed=seen.failed,
+                )
+                for worker, seen in sorted(known.items())
+            ]
+
+        async with session.turn:
+            return results.Workers(workers=await self._desk.writer.read(look))
+
+    def _see(self, worker: str, agents: tuple[str, ...] | None = None) -> None:
+        """It was here just now; of too many workers those are forgotten that were here first."""
+        seen = self._seen.pop(worker, None) or _Seen((), 0)
+        seen.last_seen = self._desk.now()
+        if agents is not None:
+            seen.agents = agents
+        self._seen[worker] = seen
+        if len(self._seen) > _MOST_SEEN:
+            del self._seen[next(iter(self._seen))]
+
+    def _count(self, worker: str, end: End) -> None:
+        self._see(worker)
+        if end.failure is None:
+            self._seen[worker].completed += end.question is None
+        elif not end.never_ran:
+            self._seen[worker].failed += 1
+
+    def _remember(self, session: Session, job: Job) -> None:
+        """Whose process holds this attempt: the one that claims it or sends its heartbeats, if that is no agent's."""
+        caller = session.caller
+        started = None if caller.agent or caller.pid <= 0 else parent_and_start(caller.pid)
+        if started is not None and job.run is not None:
+            self._holders[job.id, job.run.attempt] = (caller.pid, started[1])
+
+    @staticmethod
+    def _require_own(session: Session, number: int) -> None:
+        caller = session.caller
+        if caller.agent and caller.job not in (None, number):
+            message = f"the agent of job {caller.job} may speak for itself alone"
+            raise Forbidden(message)
+
+
+def _actor(worker: str) -> str:
+    return f"worker:{worker}"
+
+
+def _lease(value: float | str, path: str) -> int:
+    lease = read(path, "lease", parse_duration, value)
+    if not SECOND <= lease <= _LONGEST_LEASE:
+        message = f"{path}.lease: a lease is 1 s to 24 h long"
+        raise InvalidParams(message, path=f"{path}.lease")
+    return lease
+
+
+def _expires_at(job: Job) -> str | None:
+    return None if job.run is None or job.run.lease_until is None else to_rfc3339(job.run.lease_until)
+
+
+def _result(given: Any) -> dict[str, Any]:
+    """`{summary, data}` as it is, anything else as the data."""
+    if isinstance(given, dict) and given and given.keys() <= {"summary", "data"}:
+        summary = given.get("summary")
+        if summary is None or isinstance(summary, str):
+            return {"summary": summary, "data": given.get("data")}
+    return {"summary": None, "data": given}
+
+
+def _check_progress(progress: wire.Progress | None) -> None:
+    if progress is not None and progress.fraction is not None and not 0 <= progress.fraction <= 1:
+        message = "progress.fraction is between 0 and 1"
+        raise InvalidParams(message, path="$.progress.fraction")
+
+
+def _check_question(text: str, options: list[str]) -> None:
+    if not text.strip() or len(text.encode()) > _LONGEST_TEXT:
+        message = f"$.text: a question is text of 1 to {_LONGEST_TEXT} bytes"
+        raise InvalidParams(message, path="$.text")
+    if len(options) > _MOST_OPTIONS or any(not 1 <= len(option) <= 1000 for option in options):
+        message = f"$.options: at most {_MOST_OPTIONS} options of 1 to 1,000 characters"
+        raise InvalidParams(message, path="$.options")
