@@ -107,8 +107,10 @@ def state(job: Job) -> str:
     if status == "failed":
         error = job.get("error") or {}
         return "failed: " + ": ".join(str(part) for part in (error.get("class"), error.get("message")) if part)
-    if status in ("completed", "expired"):
-        return str(status)
+    if status == "completed":
+        return "completed"
+    if status == "expired":
+        return f"expired: {job['reason']}" if job.get("reason") else "expired"
     words = {"cancelled": "was cancelled", "needs_input": "waits for an answer"}.get(status, f"is {status}")
     reason = job.get("reason")
     if status == "scheduled" and job.get("run_at"):

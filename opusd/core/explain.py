@@ -10,7 +10,7 @@ from opusd.core import budgets, cooling, quotas, scheduler
 from opusd.core.job import EdgeState, Ending, Job
 from opusd.core.lifecycle import Status
 from opusd.core.order import job_of
-from opusd.core.times import to_rfc3339
+from opusd.core.times import format_duration, to_rfc3339
 
 if TYPE_CHECKING:
     from opusd.core.state import State
@@ -28,7 +28,10 @@ _MOST_EDGES: Final = 20
 
 
 def constraints(state: State, job: Job, now: int) -> list[Constraint]:
-    """What keeps an unfinished job from running, most telling first; empty when it may start at the next turn."""
+    """What keeps a job from running, most telling first; empty when it may start at the next turn, runs or has ended.
+
+    Of those that have ended one that expired says why, for no attempt of it does.
+    """
     match job.status:
         case Status.HELD:
             return [Constraint("held", "held until somebody releases it")]
@@ -54,6 +57,8 @@ def constraints(state: State, job: Job, now: int) -> list[Constraint]:
             return [_ending(job)]
         case Status.QUEUED:
             return _queued(state, job, now)
+        case Status.EXPIRED:
+            return [Constraint("expired", expired(job))]
         case _:
             return []
 
@@ -64,6 +69,21 @@ def reason(state: State, job: Job, now: int) -> str | None:
         return None
     found = constraints(state, job, now)
     return "; ".join(constraint.detail for constraint in found[:3]) if found else "starts at the next turn"
+
+
+def expired(job: Job) -> str:
+    """Why an expired job gave up, and when: it waited for a person's answer, or for its first attempt."""
+    question = None if job.extra is None else job.extra.question
+    if question is not None:
+        by = question.until if question.until is not None else job.completed_at
+        return f"nobody answered its question{_at(' by ', by)}: {question.text[:200]}"
+    within = "its expires_in" if job.terms.expires_in is None else format_duration(job.terms.expires_in)
+    ready = _at(" of being ready at ", job.queued_at)
+    return f"no attempt had begun within {within}{ready} (expires_in)"
+
+
+def _at(word: str, moment: int | None) -> str:
+    return "" if moment is None else f"{word}{to_rfc3339(moment)}"
 
 
 def _ending(job: Job) -> Constraint:

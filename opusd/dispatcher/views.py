@@ -198,7 +198,7 @@ def _final_reason(job: Job, outcome: Outcome) -> str:
     if job.status is Status.FAILED and outcome.error is not None:
         return f"{outcome.error.get('class')}: {outcome.error.get('message')}"
     if job.status is Status.EXPIRED:
-        return "no attempt had begun within its expires_in"
+        return explain.expired(job)
     return ""
 
 

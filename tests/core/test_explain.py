@@ -5,7 +5,7 @@ import pytest
 from opusd.core import explain
 from opusd.core.explain import Constraint, constraints, estimated_wait
 from opusd.core.job import Job, Tier
-from opusd.core.limits import Quota
+from opusd.core.limits import Agent, Quota
 from opusd.core.times import to_rfc3339
 from tests.core.world import HOUR, MINUTE, SECOND, World, depends
 
@@ -33,6 +33,27 @@ def test_a_running_or_finished_job_has_no_reason() -> None:
     assert why(world, job) == []
     world.end(job)
     assert reason(world, job) is None
+
+
+def test_an_expired_job_says_what_nobody_did_until_when() -> None:
+    world = World(agents={"claude": Agent("claude", slots=1)}, answer_in=HOUR)
+    asked = world.submit(expires_in=MINUTE)
+    world.started()
+    world.end(asked, question=("Which database?", ("a", "b")))
+    until = world.now + HOUR
+    queued_at = world.now
+    world.pause("*")
+    late = world.submit(expires_in=90 * MINUTE)
+    world.tick(HOUR)
+    world.tick(HOUR)
+    assert why(world, asked) == [
+        Constraint("expired", f"nobody answered its question by {to_rfc3339(until)}: Which database?")
+    ]
+    assert why(world, late) == [
+        Constraint(
+            "expired", f"no attempt had begun within 1h30m of being ready at {to_rfc3339(queued_at)} (expires_in)"
+        )
+    ]
 
 
 def test_held_scheduled_and_backing_off_jobs_say_until_when() -> None:

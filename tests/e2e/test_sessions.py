@@ -1,6 +1,7 @@
 """What an agent says in its stream decides: limits, questions, sessions that go on, and what is seen meanwhile."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -159,6 +160,20 @@ def test_a_question_frees_the_slot_and_its_answer_goes_into_the_session(scripted
     assert "> Which database?" in last["prompt"]
     assert "SQLite" in last["prompt"]
     assert house.refused("job.answer", id=job["id"], question=1, text="again").data["code"] == "conflict"
+
+
+def test_a_question_that_nobody_answers_ends_the_job_and_its_reason_says_so(scripted):
+    bot = scripted(rest='[defaults]\nanswer_in = "300ms"\n')
+    bot.will(["ask", "Which database?"], ["ok"])
+    house = bot.house
+    gone = house.ended(bot.submit(expires_in="1h"))
+    asked = [event for event in house("job.history", id=gone["id"])["events"] if event["kind"] == "job.asked"]
+    assert (gone["status"], gone["attempts"], len(asked)) == ("expired", 1, 1)
+    assert re.fullmatch(r"nobody answered its question by [-0-9T:.]+Z: Which database\?", gone["reason"])
+    (constraint,) = house("job.why", id=gone["id"])["constraints"]
+    assert (constraint["kind"], constraint["detail"]) == ("expired", gone["reason"])
+    house("job.retry", ids=[gone["id"]])
+    assert (house.ended(gone)["status"], house.get(gone)["question"]) == ("completed", None)
 
 
 def test_an_answer_must_say_something(scripted):

@@ -109,6 +109,16 @@ def test_a_scheduled_job_says_until_when(opusctl, daemon, job):
     assert f"is scheduled: not before {LATER[:19]}Z, " in opusctl("hold", "5").out
 
 
+@pytest.mark.parametrize("verb", ["show", "why"])
+def test_an_expired_job_says_why(verb, opusctl, daemon, job):
+    reason = "nobody answered its question by 2025-12-01T09:00:00.000000Z: Which one?"
+    daemon.answers |= {
+        "job.get": job(5, "expired", reason=reason),
+        "job.why": {"runnable": False, "constraints": [{"kind": "expired", "detail": reason}]},
+    }
+    assert reason in opusctl(verb, "5").out
+
+
 def test_why_draws_each_constraint(opusctl, on_terminal, daemon, job):
     daemon.answers |= {
         "job.get": job(5, reason="agent claude cools down"),
