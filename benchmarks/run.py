@@ -10,7 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROGRAMS = {"scale": "1,000,000 queued jobs beside 1,000: calls, dispatch, memory, start"}
+PROGRAMS = {
+    "scale": "1,000,000 queued jobs beside 1,000: calls, dispatch, memory, start",
+    "humans": "an interactive job while the pool is full and 100,000 jobs are queued",
+}
 
 
 def main() -> int:
