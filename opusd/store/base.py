@@ -95,7 +95,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     until: int | None = None  # before
     time: str = "created"  # created, started, completed
     text: str | None = None  # substring of title or prompt, without regard to case: `contains`
-    dead: bool = False  # failed, not escalated
+    dead: bool = False  # failed, not escalated, not pruned: there is something to run again
     order: str = "-id"  # -id, id, completed_at, -completed_at (those without come last)
     after: tuple[int, ...] | None = None  # the `sort_values` of the last row of the page before
     limit: int = 100

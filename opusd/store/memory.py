@@ -357,5 +357,5 @@ def _matches(query: Query, record: Record) -> bool:
         and (query.since is None or (time is not None and time >= query.since))
         and (query.until is None or (time is not None and time < query.until))
         and (query.text is None or contains(spec.title, query.text) or contains(spec.prompt, query.text))
-        and (not query.dead or (job.status is Status.FAILED and not job.escalated))
+        and (not query.dead or (job.status is Status.FAILED and not job.escalated and not record.pruned))
     )

@@ -125,7 +125,7 @@ def _filters(asked: Query) -> tuple[list[str], list[Any]]:
         holds = "instr(lower({}), lower(?)) > 0" if asked.text.isascii() else "contains({}, ?)"
         add(f"({holds.format('title')} OR {holds.format('prompt')})", asked.text, asked.text)
     if asked.dead:
-        add("status = ? AND json_extract(extra, '$.escalated_to') IS NULL", Status.FAILED.value)
+        add("status = ? AND pruned = 0 AND json_extract(extra, '$.escalated_to') IS NULL", Status.FAILED.value)
     return terms, values
 
 

@@ -127,6 +127,7 @@ class Reading:
         spec = msgspec.structs.replace(FULL_SPEC, prompt=None, command=None, payload={}, metadata={}, env={})
         outcome = msgspec.structs.replace(checked, result=None, verify_output=None)
         assert await store.records([1]) == [Record(dead, spec, outcome, pruned=True)]
+        assert await ids_of(store, dead=True) == []  # there is nothing left to run again
         assert await store.attempts(1) == [attempt]
         assert await store.by_key(["k"]) == {}
         assert await store.prunable(START * 2, [], 10) == []
