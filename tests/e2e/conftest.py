@@ -351,5 +351,6 @@ def pytest_collection_modifyitems(items):
             "test_agents_rights.py",
             "test_stalls.py",
             "test_programs.py",
+            "test_clock.py",
         }:
             item.add_marker(pytest.mark.slow)
