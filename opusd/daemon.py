@@ -28,6 +28,7 @@ from opusd.core.state import Pauses, State
 from opusd.dispatcher.answers import AnswerVerbs
 from opusd.dispatcher.desk import Desk
 from opusd.dispatcher.engine import Engine
+from opusd.dispatcher.entrance import Entrance
 from opusd.dispatcher.feed import Feed
 from opusd.dispatcher.hearing import Hearing
 from opusd.dispatcher.intake import Intake
@@ -36,6 +37,7 @@ from opusd.dispatcher.launching import Launching, Program
 from opusd.dispatcher.notifications import NotificationVerbs
 from opusd.dispatcher.reads import ReadVerbs
 from opusd.dispatcher.rooms import offer
+from opusd.dispatcher.schedules import ScheduleVerbs
 from opusd.dispatcher.steering import SteeringVerbs
 from opusd.dispatcher.system import SystemVerbs
 from opusd.dispatcher.tally import Tally
@@ -52,6 +54,7 @@ from opusd.rpc.callers import Callers
 from opusd.rpc.place import exposed
 from opusd.rpc.server import RpcServer
 from opusd.store.sqlite import SqliteStore
+from opusd.triggers.schedules import Schedules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -181,6 +184,13 @@ class Daemon:
         self._intake = Intake(
             policies=config.retry, env_secret=config.security.env_secret, home=os.environ.get("HOME", "/")
         )
+        self._schedules = Schedules(
+            self._engine.writer,
+            Entrance(desk, self._intake),
+            self._clock,
+            log=self._log,
+            settings=snapshot.settings,
+        )
         reads = ReadVerbs(desk, self._tally, pool.read_output, self._waits.begun)
         self._upkeep = Upkeep(
             desk,
@@ -201,6 +211,7 @@ class Daemon:
             self._upkeep,
             WorktreeVerbs(desk, self._workdirs),
             NotificationVerbs(self._notifier),
+            ScheduleVerbs(desk, self._schedules),
             SystemVerbs(desk, self._waits, about=self._about, reload=self._reload, stop=self.stop),
         ]
         alive = Attempts(state)
@@ -227,6 +238,7 @@ class Daemon:
         writer.fact(lambda decision: decision.note("daemon.started", detail={"pid": os.getpid()}), "daemon")
         self._handle_signals(stack)
         parts: list[Coroutine[Any, Any, None]] = [engine.run(), self._upkeep.run(), self._notifier.run()]
+        parts.append(self._schedules.run())
         if self._supervisor.watchdog is not None:
             parts.append(self._watchdog(self._supervisor.watchdog))
         tasks = [asyncio.create_task(part) for part in parts]
@@ -309,6 +321,7 @@ class Daemon:
         self._upkeep.configure(**_retention_values(config))
         self._intake.configure(policies=config.retry, env_secret=config.security.env_secret)
         self._notifier.configure(config.notifications)
+        self._schedules.configure()
         self._verbose = self._settings.logs(config)
         self._engine.poke()
         self._log("config.reloaded")

@@ -27,6 +27,7 @@ ONLY = {
         "opusd.testing*",
         "opusctl*",
     ],
+    "cronsim": ["opusd.triggers.calendar"],
     "multiprocessing": [],
     "uvloop": ["opusd.__main__", "opusd.testing*"],
 }

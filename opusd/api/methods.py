@@ -332,12 +332,14 @@ SCHEDULE_ADD = Method(
     "schedule.add",
     p.ScheduleAdd,
     r.Schedule,
-    "Submit a job by the calendar.",
+    "Submit a job by the calendar. With `replace` it takes the place of the schedule of that name.",
     "write",
-    (*_WRITE, Conflict),
+    (*_CHANGE, DependencyError),
     since="0.3",
 )
-SCHEDULE_LIST = Method("schedule.list", p.ScheduleList, r.Schedules, "The schedules.", since="0.3")
+SCHEDULE_LIST = Method(
+    "schedule.list", p.ScheduleList, r.Schedules, "The schedules, or the one of this name.", errors=(NotFound,)
+)
 SCHEDULE_REMOVE = Method(
     "schedule.remove",
     p.ScheduleRemove,

@@ -292,7 +292,9 @@ class StatsSummary(Params, kw_only=True):
 
 
 class ScheduleAdd(Params, kw_only=True):
-    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    """`cron` is of five fields or a word such as @daily, in `timezone` (null: the machine's)."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=100)]
     cron: str
     timezone: str | None = None
     misfire: Literal["skip", "once", "all"] = "once"
@@ -302,7 +304,7 @@ class ScheduleAdd(Params, kw_only=True):
 
 
 class ScheduleList(Params, kw_only=True):
-    pass
+    name: str | None = None
 
 
 class ScheduleRemove(Params, kw_only=True):

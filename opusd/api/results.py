@@ -245,6 +245,8 @@ class Stats(msgspec.Struct, kw_only=True):
 
 
 class Schedule(msgspec.Struct, kw_only=True):
+    """`last_at` is the firing that last made a job, `last_error` why one since then made none; `job` is as sent."""
+
     name: str
     cron: str
     timezone: str | None
@@ -254,6 +256,7 @@ class Schedule(msgspec.Struct, kw_only=True):
     next_at: Time | None
     last_at: Time | None
     last_job: int | None
+    last_error: str | None
     job: dict[str, Any]
 
 

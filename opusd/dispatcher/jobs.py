@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
@@ -20,6 +20,7 @@ from opusd.core.lifecycle import FINAL, Status
 from opusd.core.times import parse_duration
 from opusd.dispatcher.desk import Desk, Ref, Session, one_of
 from opusd.dispatcher.intake import Intake, check_objects, read
+from opusd.dispatcher.learning import REREADS, learn
 from opusd.dispatcher.views import Snapshot, snapshot, view
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from opusd.core.access import Caller
     from opusd.core.decision import Decision
 
-_REREADS: Final = 20
 Admitted = tuple[Snapshot | int, Spec | None]
 """A new job and its Spec, which is not on disk yet; or the id of the key's job."""
 
@@ -93,8 +93,8 @@ class JobVerbs:
             submissions.append(submission)
         facts = Facts()
         known: set[Ref] = set()
-        for _ in range(_REREADS):
-            await self._learn(caller, submissions, facts, known)
+        for _ in range(REREADS):
+            await learn(desk, caller, submissions, facts, known)
             try:
                 return desk.writer.command(partial(self._decide_submit, submissions, facts, caller), caller.actor)
             except MissingFact as error:
@@ -112,46 +112,6 @@ class JobVerbs:
             (snapshot(state, job, decision.now), specs[job.id]) if isinstance(job, Job) else (job, None)
             for job, _ in admitted
         ]
-
-    async def _learn(self, caller: Caller, submissions: list[Submission], facts: Facts, known: set[Ref]) -> None:
-        """Ask the registry for what memory does not know, until there is nothing more to ask.
-
-        After the last look there is no await before the decision, so memory is no older than the facts.
-        """
-        desk, state = self._desk, self._desk.state
-        own = {submission.key for submission in submissions}
-        while True:
-            keys = {key for key in own if key is not None and key not in known}
-            ids: set[int] = set()
-            for submission in submissions:
-                refs = [ref for ref, _, _ in submission.depends]
-                for ref in refs if submission.parent is None else [*refs, submission.parent]:
-                    if isinstance(ref, int) and ref not in state.jobs and ref not in known:
-                        ids.add(ref)
-                    elif isinstance(ref, str) and ref not in own and ref not in state.keys and ref not in known:
-                        keys.add(ref)
-            found = [*(number for number, _ in facts.keys.values()), *facts.links.values()]
-            ids |= {number for number in found if number not in state.jobs and number not in known}
-            root = self._root(caller)
-            if root is not None and root not in state.tree_sizes and root not in facts.tree_sizes:
-                await desk.settled()
-                facts.tree_sizes[root] = await desk.store.tree_size(root)
-                continue
-            if not keys and not ids:
-                return
-            await desk.settled()
-            known |= keys | ids
-            if keys:
-                facts.keys.update(await desk.store.by_key(sorted(keys)))
-            for record in await desk.store.records(sorted(ids)) if ids else ():
-                job = record.job
-                facts.finals[job.id] = (job.status, job.ancestors)
-                if job.extra is not None and job.extra.escalated_to is not None:
-                    facts.links[job.id] = job.extra.escalated_to
-
-    def _root(self, caller: Caller) -> int | None:
-        job = self._desk.state.jobs.get(caller.job) if caller.agent and caller.job is not None else None
-        return None if job is None else job.root
 
     async def _inside(self, caller: Caller, submission: Submission, *, sent_cwd: bool) -> Submission:
         """A job's agent works inside its own workdir, after links are resolved."""
@@ -318,7 +278,7 @@ class JobVerbs:
                 if not isinstance(edit.metadata, UnsetType):
                     check_objects(spec.spec.payload, edit.metadata, "$", "metadata")
                 if edit.depends:
-                    await self._learn(session.caller, [Submission(spec=spec.spec, depends=edit.depends)], facts, known)
+                    await learn(desk, session.caller, [Submission(spec=spec.spec, depends=edit.depends)], facts, known)
                 job = desk.state.jobs.get(number, spec.job)
                 if job.version != spec.job.version:
                     continue  # it moved on while we read: what we would write back may be old
