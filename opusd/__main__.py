@@ -17,11 +17,12 @@ from opusd import __version__, log
 from opusd.clock import SystemClock
 from opusd.config import Config, ConfigError, load
 from opusd.core.errors import OpusError
-from opusd.daemon import Daemon, Settings, check_agents
+from opusd.daemon import Daemon, Settings
 from opusd.lockfile import AlreadyRunning, LockFile
 from opusd.notify import Supervisor
 from opusd.rpc.place import PlaceRefused
 from opusd.store.base import OutcomeUnknown, StoreError
+from opusd.wiring import check_agents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

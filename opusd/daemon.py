@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from msgspec.structs import asdict
 
-from opusd.agents.adapters import MEASURES
-from opusd.agents.environment import check_argv
 from opusd.agents.pool import AgentPool
 from opusd.agents.worktree import Worktrees
 from opusd.clock import Clock, SystemClock
@@ -33,7 +30,7 @@ from opusd.dispatcher.feed import Feed
 from opusd.dispatcher.hearing import Hearing
 from opusd.dispatcher.intake import Intake
 from opusd.dispatcher.jobs import JobVerbs
-from opusd.dispatcher.launching import Launching, Program
+from opusd.dispatcher.launching import Launching
 from opusd.dispatcher.notifications import NotificationVerbs
 from opusd.dispatcher.reads import ReadVerbs
 from opusd.dispatcher.rooms import offer
@@ -55,6 +52,7 @@ from opusd.rpc.place import exposed
 from opusd.rpc.server import RpcServer
 from opusd.store.sqlite import SqliteStore
 from opusd.triggers.schedules import Schedules
+from opusd.wiring import check_agents, launch_values, retention_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -150,7 +148,7 @@ class Daemon:
             socket=str(settings.socket),
             zone=self._clock.zone,
             umask=settings.umask,
-            **_launch_values(config),
+            **launch_values(config),
         )
         self._workdirs = Workdirs(Worktrees(settings.state_dir / "worktrees", os.environ), state, self._store)
         self._engine = Engine(
@@ -198,7 +196,7 @@ class Daemon:
             self._workdirs,
             forgotten=self._tally.forgotten,
             log=self._log,
-            **_retention_values(config),
+            **retention_values(config),
         )
         rooms = [
             JobVerbs(desk, self._intake),
@@ -317,8 +315,8 @@ class Daemon:
             raise Conflict(message) from error
         self._config = config
         self._state.relimit(config.limits())
-        self._launching.configure(**_launch_values(config))
-        self._upkeep.configure(**_retention_values(config))
+        self._launching.configure(**launch_values(config))
+        self._upkeep.configure(**retention_values(config))
         self._intake.configure(policies=config.retry, env_secret=config.security.env_secret)
         self._notifier.configure(config.notifications)
         self._schedules.configure()
@@ -346,60 +344,6 @@ class Daemon:
         """The loop itself says that it turns; a loop that hangs says nothing."""
         while not await self._clock.wait(self._stopping, seconds / 3):
             self._supervisor.alive()
-
-
-def check_agents(config: Config) -> None:
-    """ConfigError for an argv that can't be filled in, and for a budget that nobody could hold the agent to."""
-    for agent in config.agents.values():
-        check_budget(agent.name, agent.output, asdict(agent.budget))
-        for key, argv in (("argv", agent.argv), ("resume_argv", agent.resume_argv)):
-            try:
-                if argv:
-                    check_argv(argv)
-            except OpusError as error:
-                raise ConfigError(f"agents.{agent.name}.{key}: {error.message}") from error
-
-
-def check_budget(agent: str, output: str, budget: dict[str, Any]) -> None:
-    """ConfigError when the agent's output does not tell what a budget counts."""
-    for key, limit in budget.items():
-        what = "tokens" if key.endswith("tokens") else "cost"
-        if limit is not None and not getattr(MEASURES[output], what):
-            able = ", ".join(name for name, measures in MEASURES.items() if getattr(measures, what))
-            message = f'agents.{agent}.budget.{key}: output = "{output}" does not tell its {what}; {able} do'
-            raise ConfigError(message)
-
-
-def _launch_values(config: Config) -> dict[str, Any]:
-    return {
-        "programs": _programs(config),
-        "head": config.output.head,
-        "tail": config.output.tail,
-        "grace": config.defaults.grace / 1e6,
-    }
-
-
-def _retention_values(config: Config) -> dict[str, Any]:
-    kept = config.retention
-    return {"finished": kept.finished, "history": kept.history, "every": kept.every / 1e6}
-
-
-def _programs(config: Config) -> dict[str, Program]:
-    return {
-        agent.name: Program(
-            argv=agent.argv,
-            resume_argv=agent.resume_argv,
-            stdin=agent.stdin,
-            output=agent.output,
-            progress_pattern=agent.progress_pattern,
-            listens=agent.output != "text" or agent.stall_after is not None,
-            env=agent.env,
-            env_pass=agent.env_pass,
-            memory_max=agent.memory_max,
-            nice=agent.nice,
-        )
-        for agent in config.agents.values()
-    }
 
 
 def _restore(state: State, kept: dict[str, Any]) -> None:

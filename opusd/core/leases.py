@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from opusd.core import attempts, scheduler, windows
 from opusd.core.errors import LeaseLost
 from opusd.core.order import job_of
-from opusd.core.state import COMMON
+from opusd.core.ready import COMMON
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 _BLOCK: Final = 1024
 
 
+Traits = tuple[str, int, tuple[str, ...]]
+"""Type, tier and labels."""
+COMMON: Final[Traits] = ("task", 1, ())
+
+
+def traits_of(type_: str, tier: int, labels: tuple[str, ...]) -> Traits | None:
+    """None stands for the most common: plain tasks of normal tier."""
+    traits = (type_, tier, labels)
+    return None if traits == COMMON else traits
+
+
 class Signature(NamedTuple):
     """What placing a job depends on beside its lane's slots."""
 
@@ -25,7 +36,7 @@ class Signature(NamedTuple):
     group: str | None = None
     needs: tuple[tuple[str, int], ...] = ()
     quotas: tuple[str, ...] = ()  # the accounts that bound how many such jobs run
-    traits: tuple[str, int, tuple[str, ...]] | None = None  # type, tier and labels, of jobs that workers claim by them
+    traits: Traits | None = None  # of jobs that workers claim by them; see `traits_of`
 
 
 PLAIN: Final = Signature()

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from opusd.core.dependencies import Inheritance, unsatisfied
-from opusd.core.job import Job, Run, Terms, Tier
+from opusd.core.job import Job, Run
 from opusd.core.lifecycle import ALIVE, Status
 from opusd.core.order import Heir, key_at, place, rank_key
 from opusd.core.quotas import Accounts
-from opusd.core.ready import Lane, Signature
+from opusd.core.ready import Lane, Signature, traits_of
 from opusd.core.room import Room
 from opusd.core.timekeeping import Timeline
 from opusd.core.timers import Timers
@@ -202,15 +202,10 @@ class State:
     def signature(self, job: Job) -> Signature:
         """Jobs of the same Terms have the same: what one of them submitted is of one tree."""
         terms = job.terms
-        return _signature(terms.interactive, terms.group, terms.needs, self.accounts.binding(job), self._traits(terms))
-
-    def _traits(self, terms: Terms) -> tuple[str, int, tuple[str, ...]] | None:
-        """What a worker may ask for, of a job that workers claim; None for the most common."""
         agent = self.limits.agents.get(terms.agent)
-        if agent is None or agent.slots:
-            return None
-        traits = (terms.type, int(terms.tier), terms.labels)
-        return None if traits == COMMON else traits
+        claimed = agent is not None and not agent.slots
+        traits = traits_of(terms.type, int(terms.tier), terms.labels) if claimed else None
+        return _signature(terms.interactive, terms.group, terms.needs, self.accounts.binding(job), traits)
 
     def lane(self, agent: str) -> Lane:
         lane = self.lanes.get(agent)
@@ -372,9 +367,6 @@ class State:
         for upstream in after - before:
             _toggle(self.dependents, upstream, job.id, add=True)
 
-
-COMMON: Final = ("task", int(Tier.NORMAL), ())
-"""What a signature without traits has."""
 
 _signature = lru_cache(maxsize=4096)(Signature)
 """Where quotas hold, every queued job keeps its signature: equal ones are one object."""

@@ -37,13 +37,12 @@ from opusd.core.errors import (
 )
 from opusd.rpc.bindings import Binding, decode_params
 from opusd.rpc.calls import Bounds, Call, Gathering, too_long
+from opusd.rpc.outflow import Outflow
 from opusd.rpc.session import Session
 from opusd.rpc.subscriptions import EventSink, Outlet
 
 OnError = Callable[[BaseException, str], None]
 _CANCEL: Final = "$/cancelRequest"
-_TOGETHER: Final = 64 * 1024
-"""Bytes of replies that one turn of the loop gathers at most before they are sent."""
 
 
 class Connection(asyncio.Protocol):
@@ -78,11 +77,6 @@ class Connection(asyncio.Protocol):
         self._stopping = False
         self._lingering: asyncio.TimerHandle | None = None
         self._hangup: select.epoll | None = None
-        self._stall: asyncio.TimerHandle | None = None
-        self._taken = (0, 0.0)  # bytes taken by the client, and when that last grew
-        self._written = 0
-        self._replies: list[bytes] = []  # of one turn of the loop: they leave together
-        self._held = 0  # bytes of these
         self._ended: asyncio.Future[None]
         self._idle = asyncio.Event()
         self._idle.set()
@@ -96,7 +90,10 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
         self._transport = transport
-        self._outlet = Outlet(self._write, self._unsent)
+        self._outflow = Outflow(
+            transport, self._loop, most=self._bounds.unsent, stall=self._bounds.stall, full=self._full
+        )
+        self._outlet = Outlet(self._write, self._outflow.unsent)
         self._session = Session(Caller(agent=True), self._lower)
         self._on_begin(self)
         try:
@@ -133,9 +130,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._session.gone = True
         self._framing.closed = True
-        for timer in (self._stall, self._lingering):
-            if timer is not None:
-                timer.cancel()
+        self._outflow.close()
+        if self._lingering is not None:
+            self._lingering.cancel()
         if self._hangup is not None:
             self._loop.remove_reader(self._hangup.fileno())
             self._hangup.close()
@@ -168,7 +165,7 @@ class Connection(asyncio.Protocol):
             not self._stopping
             and not self._session.gone
             and len(self._running) - self._waiting < self._bounds.calls
-            and self._unsent() <= self._bounds.unsent
+            and self._outflow.unsent() <= self._bounds.unsent
         )
 
     def _set_reading(self, reading: bool) -> None:
@@ -316,54 +313,15 @@ class Connection(asyncio.Protocol):
         if (whole := gathering.done()) is not None:
             self._write(whole + b"\n")
 
-    # ------------------------------------------------------------------------------------ bytes out
-
     def _write(self, data: bytes) -> None:
-        """Send at once what stands alone; what many calls answer in one turn of the loop leaves as one."""
-        if self._session.gone or self._lingering is not None or self._transport.is_closing():
-            return
-        self._written += len(data)
-        self._outlet.note(len(data))
-        self._replies.append(data)
-        self._held += len(data)
-        if len(self._running) <= 1 or self._held > _TOGETHER:
-            self._flush()
-        elif len(self._replies) == 1:
-            self._loop.call_soon(self._flush)
+        """A reply or an event; what stands alone leaves at once."""
+        if not self._session.gone and self._lingering is None and not self._transport.is_closing():
+            self._outlet.note(len(data))
+            self._outflow.write(data, alone=len(self._running) <= 1)
 
-    def _unsent(self) -> int:
-        return self._held + self._transport.get_write_buffer_size()
-
-    def _flush(self) -> None:
-        if not self._replies:
-            return
-        data = self._replies[0] if len(self._replies) == 1 else b"".join(self._replies)
-        self._replies, self._held = [], 0
-        self._transport.write(data)
-        unsent = self._transport.get_write_buffer_size()
-        if unsent > self._bounds.unsent:
-            self._taking.clear()
-            self._set_reading(False)
-        if unsent and self._stall is None:
-            self._taken = (self._written - unsent, self._loop.time())
-            self._watch_stall()
-
-    def _watch_stall(self) -> None:
-        self._stall = self._loop.call_later(self._bounds.stall / 4, self._look_at_stall)
-
-    def _look_at_stall(self) -> None:
-        """Close a connection whose client has taken no byte for `bounds.stall`; stop looking when all is sent."""
-        self._stall = None
-        unsent = self._unsent()
-        if not unsent or self._session.gone:
-            return
-        taken, now = self._written - unsent, self._loop.time()
-        if taken > self._taken[0]:
-            self._taken = (taken, now)
-        elif now - self._taken[1] >= self._bounds.stall:
-            self._transport.abort()
-            return
-        self._watch_stall()
+    def _full(self) -> None:
+        self._taking.clear()
+        self._set_reading(False)
 
     # --------------------------------------------------------------------------------------- the end
 
@@ -377,7 +335,7 @@ class Connection(asyncio.Protocol):
         subscribed = self._session.sinks and not self._framing.closed
         if not self._running and not subscribed:
             if self._eof:
-                self._flush()
+                self._outflow.flush()
                 self._transport.close()
             elif self._framing.closed:
                 self._linger()
@@ -385,7 +343,7 @@ class Connection(asyncio.Protocol):
     def _linger(self) -> None:
         """Close our side and drop what still comes: a client that is cut off while it sends never reads why."""
         if self._lingering is None and not self._session.gone:
-            self._flush()
+            self._outflow.flush()
             self._lingering = self._loop.call_later(self._bounds.linger, self._transport.abort)
             self._transport.write_eof()
 
@@ -407,7 +365,7 @@ class Connection(asyncio.Protocol):
             if call.binding.method.waits and call.task is not None:
                 call.task.cancel()
         await self._idle.wait()
-        self._flush()
+        self._outflow.flush()
         self._transport.close()
         await asyncio.shield(self._ended)
 
