@@ -13,7 +13,7 @@ TOGETHER: Final = 64 * 1024
 
 
 class Outflow:
-    """`full()` is called when the transport holds over `most` bytes. No byte taken for `stall` seconds: it is aborted."""
+    """`full()` is called when the transport holds over `most` bytes. No byte taken for `stall` seconds aborts it."""
 
     def __init__(
         self,
