@@ -62,6 +62,8 @@ class Side:
         self.client.call("job.wait", ids=ids, until="started", timeout=_PATIENCE)
         batches = ({"jobs": list(self._specs(at, size))} for at, size in enumerate(chunks(queued, _BATCH)))
         self.client.many("job.submit_batch", batches, in_flight=4)
+        first = self.client.call("queue.peek", limit=1)["jobs"][0]
+        self.client.call("queue.pause", group=first["group"])
         seen = self.client.call("queue.status")
         if (seen["pool"]["busy"], seen["counts"]["status"].get("queued")) != (SLOTS, queued):
             raise RuntimeError(f"the pool was to be full and {queued:,} jobs queued, but: {seen['counts']}")
@@ -70,7 +72,8 @@ class Side:
     def _specs(batch: int, size: int) -> Iterator[dict[str, Any]]:
         for number in range(batch * _BATCH, batch * _BATCH + size):
             spec = {"command": ["true"], "prompt": (f"{number}: " + _PROMPT * 3)[:300], "cwd": "/"}
-            yield {**spec, "priority": _TIERS[number % len(_TIERS)], "group": f"project-{number % 50}"}
+            spec |= {"priority": _TIERS[number % len(_TIERS)], "group": f"project-{number % 50}"}
+            yield {**spec, "needs": {f"repo:{number}": 1}}
 
     def measure(self, count: int) -> None:
         """So many messages, each once the agent of the one before is gone."""

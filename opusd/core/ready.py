@@ -8,12 +8,13 @@ tick looks at heads of classes, never at all jobs.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import chain, count
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 _BLOCK: Final = 1024
 
@@ -41,6 +42,7 @@ class Signature(NamedTuple):
 
 PLAIN: Final = Signature()
 _Head = tuple[int, int, Signature]  # key, a serial number so that signatures are never compared, signature
+_Lacks = Callable[[Signature, int], str | None]
 
 
 class RankList:
@@ -148,17 +150,79 @@ class RankList:
 
 
 class _Class:
-    """A heap of the keys of one signature; entries that left are dropped when they surface.
+    """A heap of the keys of one signature; entries that left are dropped when they surface."""
 
-    `offered` is the key under which the class stands among its lane's heads; None while it lacks something.
-    """
-
-    __slots__ = ("heap", "live", "offered")
+    __slots__ = ("heap", "live")
 
     def __init__(self) -> None:
         self.heap: list[int] = []
         self.live = 0
-        self.offered: int | None = None
+
+
+class _Heads:
+    """The heads of a lane's classes in order, but for the classes that lack something: those stand aside until `wake`.
+
+    `head(signature)` is the first key of a class that there is.
+    """
+
+    def __init__(self, head: Callable[[Signature], int | None]) -> None:
+        self._head = head
+        self._heaps: tuple[list[_Head], list[_Head]] = ([], [])  # interactive ones apart
+        self._offered: dict[Signature, int] = {}  # the key under which a class stands here
+        self._serial = count()
+        self._lacking: dict[str, set[Signature]] = {}
+
+    def pushed(self, signature: Signature, key: int) -> None:
+        """A class has one more key: as its first it may be offered, also where the class lacks something."""
+        offered = self._offered.get(signature)
+        if key < offered if offered is not None else self._head(signature) == key:
+            self.offer(signature, key)
+
+    def offer(self, signature: Signature, head: int) -> None:
+        self._offered[signature] = head
+        heap = self._heaps[signature.interactive]
+        heappush(heap, (head, next(self._serial), signature))
+        if len(heap) > 2 * len(self._offered) + 64:
+            heap[:] = [
+                (key, next(self._serial), other)
+                for other, key in self._offered.items()
+                if other.interactive == signature.interactive
+            ]
+            heapify(heap)
+
+    def gone(self, signature: Signature) -> None:
+        """A class is empty."""
+        self._offered.pop(signature, None)
+
+    def first(self, lacks: _Lacks, *, interactive_only: bool) -> int | None:
+        heaps = self._heaps[1:] if interactive_only else self._heaps
+        found = [key for heap in heaps if (key := self._first(heap, lacks)) is not None]
+        return min(found) if found else None
+
+    def wake(self, name: str) -> None:
+        for signature in self._lacking.pop(name, ()):
+            head = self._head(signature)
+            if head is not None:
+                self.offer(signature, head)
+
+    def _first(self, heap: list[_Head], lacks: _Lacks) -> int | None:
+        while heap:
+            key, _, signature = heap[0]
+            if self._offered.get(signature) != key:
+                heappop(heap)
+                continue
+            head = self._head(signature)
+            if head != key:
+                heappop(heap)
+                assert head is not None
+                self.offer(signature, head)
+            elif (missing := lacks(signature, key)) is not None:
+                heappop(heap)
+                del self._offered[signature]
+                self._lacking.setdefault(missing, set()).add(signature)
+            else:
+                return key
+        return None
 
 
 class Lane:
@@ -168,9 +232,8 @@ class Lane:
         self.order = RankList()
         self._classes: dict[Signature, _Class] = {}
         self._signatures: dict[int, Signature] = {}  # PLAIN ones are left out: nearly all are
-        self._heads: tuple[list[_Head], list[_Head]] = ([], [])
-        self._serial = count()
-        self._lacking: dict[str, set[Signature]] = {}
+        self._placing = _Heads(self._head)
+        self._standing = _Heads(self._head)
 
     def push(self, key: int, signature: Signature) -> None:
         self.order.add(key)
@@ -181,8 +244,8 @@ class Lane:
             group = self._classes[signature] = _Class()
         heappush(group.heap, key)
         group.live += 1
-        if key < group.offered if group.offered is not None else self._head(signature) == key:
-            self._offer(signature, group, key)
+        self._placing.pushed(signature, key)
+        self._standing.pushed(signature, key)
 
     def load(self, entries: dict[Signature, list[int]]) -> None:
         """Fill an empty lane at start; quicker than pushing one by one."""
@@ -192,7 +255,8 @@ class Lane:
             group = self._classes[signature] = _Class()
             group.heap = sorted(keys)  # which is a heap
             group.live = len(keys)
-            self._offer(signature, group, group.heap[0])
+            self._placing.offer(signature, group.heap[0])
+            self._standing.offer(signature, group.heap[0])
         self.order.load(list(chain.from_iterable(group.heap for group in self._classes.values())))
 
     def remove(self, key: int) -> None:
@@ -202,17 +266,21 @@ class Lane:
         group.live -= 1
         if not group.live:
             del self._classes[signature]
+            self._placing.gone(signature)
+            self._standing.gone(signature)
         elif len(group.heap) > 2 * group.live + 64:
             group.heap = self._entries(signature, group)
 
-    def best(self, lacks: Callable[[Signature, int], str | None], *, interactive_only: bool = False) -> int | None:
+    def best(self, lacks: _Lacks, *, interactive_only: bool = False) -> int | None:
         """The first job in order that lacks nothing. `lacks(signature, key)` names what is missing, or None.
 
         A class that lacks something is not looked at again before `wake` with that name.
         """
-        tracks = self._heads[1:] if interactive_only else self._heads
-        found = [key for heads in tracks if (key := self._first(heads, lacks)) is not None]
-        return min(found) if found else None
+        return self._placing.first(lacks, interactive_only=interactive_only)
+
+    def first(self, shut: _Lacks, *, interactive_only: bool = False) -> int | None:
+        """The first in order of those that are not shut out, whatever they lack; `shut` and `wake` as with `best`."""
+        return self._standing.first(shut, interactive_only=interactive_only)
 
     def heads(self) -> Iterator[tuple[Signature, int]]:
         """The first key of each class."""
@@ -223,50 +291,8 @@ class Lane:
 
     def wake(self, name: str) -> None:
         """Something named `name` became free: the classes that lacked it are looked at again."""
-        for signature in self._lacking.pop(name, ()):
-            head = self._head(signature)
-            if head is not None:
-                self._offer(signature, self._classes[signature], head)
-
-    def first(self, shut: Callable[[Signature], bool]) -> int | None:
-        """The first in order of those that are not shut out, whatever they lack."""
-        key = self.order.first()
-        if key is None or not shut(self._signatures.get(key, PLAIN)):
-            return key
-        heads = [self._head(signature) for signature in self._classes if not shut(signature)]
-        return min((head for head in heads if head is not None), default=None)
-
-    def _offer(self, signature: Signature, group: _Class, head: int) -> None:
-        group.offered = head
-        heads = self._heads[signature.interactive]
-        heappush(heads, (head, next(self._serial), signature))
-        if len(heads) > 2 * len(self._classes) + 64:
-            heads[:] = [
-                (other.offered, next(self._serial), sign)
-                for sign, other in self._classes.items()
-                if other.offered is not None and sign.interactive == signature.interactive
-            ]
-            heapify(heads)
-
-    def _first(self, heads: list[_Head], lacks: Callable[[Signature, int], str | None]) -> int | None:
-        while heads:
-            key, _, signature = heads[0]
-            group = self._classes.get(signature)
-            if group is None or group.offered != key:
-                heappop(heads)
-                continue
-            head = self._head(signature)
-            if head != key:
-                heappop(heads)
-                assert head is not None
-                self._offer(signature, group, head)
-            elif (missing := lacks(signature, key)) is not None:
-                heappop(heads)
-                group.offered = None
-                self._lacking.setdefault(missing, set()).add(signature)
-            else:
-                return key
-        return None
+        self._placing.wake(name)
+        self._standing.wake(name)
 
     def _head(self, signature: Signature) -> int | None:
         group = self._classes.get(signature)

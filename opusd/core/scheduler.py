@@ -169,8 +169,8 @@ def spread_until(state: State, agent: str) -> int | None:
 
 def lacking(state: State, signature: Signature, reserved: int | None = None, key: int = 0) -> str | None:
     """The name of the first thing that a job of this signature lacks beside slots, or None."""
-    if _group_shut(state, signature):
-        return f"group:{signature.group}"
+    if (shut := _shut(state, signature)) is not None:
+        return shut
     for account in signature.quotas:
         if quotas.exhausted(state, account):
             return f"quota:{account}"
@@ -213,7 +213,7 @@ def reserve(state: State, now: int) -> int | None:
 def _stands_in_line(state: State, job: Job, now: int) -> bool:
     if job.status is not Status.QUEUED or not is_open(state, job.terms.agent, now, interactive=job.terms.interactive):
         return False
-    return not _group_shut(state, state.signature(job))
+    return _shut(state, state.signature(job)) is None
 
 
 def _first(state: State, now: int) -> int | None:
@@ -221,19 +221,17 @@ def _first(state: State, now: int) -> int | None:
     keys = []
     for name, lane in state.lanes.items():
         if is_open(state, name, now, interactive=True):
-            outside = windows.holds(state, name)
-            keys.append(lane.first(partial(_shut, state, outside)))
+            keys.append(lane.first(partial(_shut, state), interactive_only=windows.holds(state, name)))
     found = [key for key in keys if key is not None]
     return job_of(min(found)) if found else None
 
 
-def _shut(state: State, outside: bool, signature: Signature) -> bool:
-    """Whether a pause or hours keep back jobs of this signature; `outside` those of their agent."""
-    return (outside and not signature.interactive) or _group_shut(state, signature)
-
-
-def _group_shut(state: State, signature: Signature) -> bool:
+def _shut(state: State, signature: Signature, key: int = 0) -> str | None:
+    """The name of what keeps the jobs of this signature from being begun: a pause or the hours of their group."""
+    del key
     group = signature.group
     if group is None:
-        return False
-    return state.pauses.group(group) or (not signature.interactive and f"group:{group}" in state.windows.shut)
+        return None
+    name = f"group:{group}"
+    shut = state.pauses.group(group) or (not signature.interactive and name in state.windows.shut)
+    return name if shut else None
