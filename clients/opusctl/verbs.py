@@ -21,7 +21,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "logs": "print a job's output; -f follows it",
         "wait": "wait until jobs are finished",
         "history": "show what happened to a job, and its attempts",
-        "dead": "list jobs that failed for good",
+        "dead": "list jobs that failed for good; retry or remove many",
         "events": "print what happens; -f follows it",
         "status": "show the queue, the pool and what runs now",
         "capacity": "say whether a job would start now",
