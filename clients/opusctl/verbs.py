@@ -8,6 +8,7 @@ from __future__ import annotations
 GROUPS: dict[str, dict[str, str]] = {
     "give work": {
         "submit": "give the daemon a job: a prompt, a command, or a file of jobs",
+        "schedule": "submit a job by the calendar; list, pause, run and remove schedules",
         "edit": "change a job that is not finished",
         "retry": "run failed, cancelled or expired jobs again",
         "answer": "answer what an agent asks, or list what is asked",

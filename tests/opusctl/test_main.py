@@ -10,7 +10,7 @@ HEAVY = (
     "inspect",
          "subprocess", "threading", "opusd", "aiosqlite", "sqlite3",
 )  # fmt: skip
-LATER = ("top", "stats", "metrics", "schedule", "service", "completion", "mcp",
+LATER = ("top", "stats", "metrics", "service", "completion", "mcp",
          "web", "nodes", "store")  # fmt: skip
 
 

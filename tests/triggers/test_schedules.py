@@ -1,16 +1,22 @@
 """Schedules with a clock that the test turns, on a real registry: each firing makes one job."""
 
+import asyncio
+
 import pytest
 from msgspec.structs import replace
 
+from opusd.api import params as p
 from opusd.api.results import Schedule
-from opusd.core.errors import Conflict, DependencyError, InvalidParams, NotFound, StorageUnavailable
+from opusd.api.types import JobSpec
+from opusd.core.access import Caller
+from opusd.core.errors import Conflict, DependencyError, Forbidden, InvalidParams, NotFound, StorageUnavailable
 from opusd.core.job import Spec
 from opusd.core.lifecycle import Status
 from opusd.core.times import from_rfc3339
-from opusd.dispatcher.schedules import _that_fit
+from opusd.dispatcher.schedules import ScheduleVerbs, _that_fit
 from opusd.store.base import CommitFailed
-from tests.dispatcher.bench import cancelling, paced
+from tests.core.world import PERSON
+from tests.dispatcher.bench import cancelling, paced, turns
 from tests.triggers.bench import DAY, HOUR, MINUTE, ScheduleBench
 
 # --- firing -------------------------------------------------------------------------------------------
@@ -461,3 +467,58 @@ async def test_a_list_that_one_reply_would_not_hold_leaves_out_what_is_long():
 
     shown = _that_fit([big(str(number)) for number in range(5)])
     assert [sorted(one.job) for one in shown] == [["prompt", "title"]] * 2 + [["title"]] * 3
+
+
+# --- rights ---------------------------------------------------------------------------------------------
+
+
+class Session:
+    def __init__(self, caller):
+        self.caller = caller
+        self.turn = asyncio.Lock()
+
+
+CALLS = {
+    "schedule_add": p.ScheduleAdd(name="mine", cron="@daily", job=JobSpec(prompt="x")),
+    "schedule_remove": p.ScheduleRemove(name="nightly"),
+    "schedule_pause": p.SchedulePause(name="nightly"),
+    "schedule_resume": p.ScheduleResume(name="nightly"),
+    "schedule_run": p.ScheduleRun(name="nightly"),
+}
+
+
+@pytest.mark.parametrize("verb", CALLS)
+async def test_a_jobs_agent_may_change_no_schedule(bench, verb):
+    await bench.add()
+    kinds = await bench.kinds()
+    verbs = ScheduleVerbs(bench.desk, bench.schedules)
+    with pytest.raises(Forbidden):
+        await getattr(verbs, verb)(Session(Caller(agent=True, job=1, attempt=1)), CALLS[verb])
+    assert await bench.kinds() == kinds
+
+
+async def test_a_jobs_agent_may_list_them_and_a_person_may_do_all(bench):
+    verbs = ScheduleVerbs(bench.desk, bench.schedules)
+    person = Session(PERSON)
+    await verbs.schedule_add(person, CALLS["schedule_add"])
+    listed = await verbs.schedule_list(Session(Caller(agent=True, job=1, attempt=1)), p.ScheduleList())
+    assert [one.name for one in listed.schedules] == ["mine"]
+    paused = await verbs.schedule_pause(person, p.SchedulePause(name="mine"))
+    submitted = await verbs.schedule_run(person, p.ScheduleRun(name="mine"))
+    assert (paused.paused, submitted.created, submitted.job.submitted_by) == (True, True, "schedule:mine")
+    await verbs.schedule_resume(person, p.ScheduleResume(name="mine"))
+    await verbs.schedule_remove(person, p.ScheduleRemove(name="mine"))
+    assert bench.schedules.shown(None) == []
+
+
+async def test_a_list_shows_nothing_that_is_not_on_disk(bench):
+    verbs = ScheduleVerbs(bench.desk, bench.schedules)
+    await bench.add()
+    bench.store.hold()
+    removing = asyncio.create_task(verbs.schedule_remove(Session(PERSON), p.ScheduleRemove(name="nightly")))
+    listing = asyncio.create_task(verbs.schedule_list(Session(PERSON), p.ScheduleList()))
+    await turns(20)
+    assert not listing.done()
+    bench.store.open_door()
+    await removing
+    assert (await listing).schedules == []

@@ -1,12 +1,13 @@
-"""`opusctl submit`: gives the daemon a job, or a file of jobs; stays for the end if asked to."""
+"""`opusctl submit`: gives the daemon a job, a file of jobs or a schedule; stays for the end if asked to."""
 
 from __future__ import annotations
 
+from opusctl.entering import add_job_options, check_job, specs
 from opusctl.failure import FAILED, INTERRUPTED, OK, Failure, UsageError
-from opusctl.jobfile import batches, parse, read_text
+from opusctl.jobfile import batches
 from opusctl.jobs import code_of, queue_state, state
-from opusctl.parsing import duration, ref
-from opusctl.spec import add_spec_options, complete, fields, like
+from opusctl.parsing import duration
+from opusctl.schedules import add, add_calendar_options, refuse_calendar_options
 from opusctl.text import plural
 
 TYPE_CHECKING = False
@@ -30,6 +31,7 @@ examples:
   opusctl submit --depends-on 12 --depends-on lint:any -- ./deploy.sh
   opusctl submit --depends-on 12:failure -p 'Say why job 12 failed'
   opusctl submit --delay 2h --need repo:$PWD --key nightly -- make clean all
+  opusctl submit --cron '0 3 * * *' --name nightly -- make clean all
   opusctl submit --file jobs.jsonl --group nightly
   opusctl submit --like 12 --priority low"""
 
@@ -37,12 +39,8 @@ examples:
 def arguments(parser: Parser) -> None:
     parser.usage = "opusctl submit [OPTIONS] (-p PROMPT | --file FILE | --like ID | -- ARGV...)"
     parser.epilog = EXAMPLES
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("-p", "--prompt", metavar="PROMPT", help="what the agent is asked to do; - reads it from stdin")
-    what.add_argument("--file", metavar="FILE", help="a job, a list of jobs, or a job a line, in JSON; - is stdin")
-    parser.add_argument("--like", type=ref, metavar="ID", help="copy the fields of a job; options change them")
-    add_spec_options(parser)
-    parser.add_argument("--cron", metavar="WHEN", help="not yet: schedules come in a later version")
+    add_job_options(parser)
+    add_calendar_options(parser, named=True)
     stay = parser.add_argument_group("staying for the end")
     stay.add_argument("-w", "--wait", action="store_true", help="until it has ended: exit 0 when it completed, else 1")
     stay.add_argument("-f", "--follow", action="store_true", help="the same, and print its output as it comes")
@@ -51,10 +49,12 @@ def arguments(parser: Parser) -> None:
 
 def run(session: Session, args: Namespace) -> int:
     _check(args)
-    specs, single = _specs(session, args)
-    if args.follow and len(specs) > 1:
+    if args.cron is not None:
+        return add(session, args, args.name, SEE)
+    entries, single = specs(session, args, SEE)
+    if args.follow and len(entries) > 1:
         raise UsageError("--follow follows one job; the file has several", hint="use --wait")
-    jobs = [_submit_one(session, specs[0], follow=args.follow)] if single else _submit_many(session, specs)
+    jobs = [_submit_one(session, entries[0], follow=args.follow)] if single else _submit_many(session, entries)
     if args.follow:
         return _follow(session, jobs[0])
     if args.wait or args.wait_timeout is not None:
@@ -66,37 +66,13 @@ def run(session: Session, args: Namespace) -> int:
 
 def _check(args: Namespace) -> None:
     """Refuse what does not go together before anything is sent."""
-    if args.cron is not None:
-        raise UsageError("--cron: schedules come in a later version; until then cron or a systemd timer can submit")
-    if args.argv is not None and not args.argv:
-        raise UsageError("no command behind --", hint=SEE)
+    if args.cron is None:
+        refuse_calendar_options(args, "--cron", SEE)
+    elif args.wait or args.follow or args.wait_timeout is not None:
+        raise UsageError("--cron submits nothing now: there is no job to stay for", hint=SEE)
     if args.wait_timeout is not None and args.follow:
         raise UsageError("--wait-timeout goes with --wait, not with --follow", hint=SEE)
-    if args.argv and (args.prompt is not None or args.file):
-        raise UsageError("a prompt or a file, and a command: give one of them", hint=SEE)
-    if args.file and args.like is not None:
-        raise UsageError("--file and --like: give one of them", hint=SEE)
-    if args.run_at and args.delay is not None:
-        raise UsageError("--run-at and --delay: give one of them", hint=SEE)
-
-
-def _specs(session: Session, args: Namespace) -> tuple[list[Spec], bool]:
-    """The jobs to submit, and whether it is one by itself and no batch."""
-    given = fields(args)
-    if args.file:
-        entries, single = parse(read_text(args.file, "file of jobs"), args.file)
-        if args.key and len(entries) > 1:
-            raise UsageError("--key names one job; the file has several")
-        return [complete({**entry, **given}) for entry in entries], single
-    if args.argv:
-        given["command"] = args.argv
-    elif args.prompt is not None:
-        given["prompt"] = read_text("-", "prompt") if args.prompt == "-" else args.prompt
-    if not given and args.like is None:
-        raise UsageError("nothing to submit: a prompt (-p), a command (--) or a file (--file)", hint=SEE)
-    if args.like is not None:
-        given = like(session.call("job.get", {"id": args.like}), given)
-    return [complete(given)], True
+    check_job(args, SEE)
 
 
 def _submit_one(session: Session, spec: Spec, *, follow: bool) -> Job:
@@ -112,12 +88,12 @@ def _submit_one(session: Session, spec: Spec, *, follow: bool) -> Job:
     return reply["job"]  # type: ignore[no-any-return]
 
 
-def _submit_many(session: Session, specs: list[Spec]) -> list[Job]:
+def _submit_many(session: Session, entries: list[Spec]) -> list[Job]:
     """Each batch is all or none; a later one that is refused does not take the earlier ones back."""
     screen = session.screen
-    parts = list(batches(specs))
+    parts = list(batches(entries))
     if len(parts) > 1:
-        screen.talk(f"{plural(len(specs), 'job')} go in {len(parts)} batches, each of them whole or not at all")
+        screen.talk(f"{plural(len(entries), 'job')} go in {len(parts)} batches, each of them whole or not at all")
     jobs: list[Job] = []
     known = 0
     for part in parts:
