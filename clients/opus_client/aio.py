@@ -40,6 +40,11 @@ class AsyncClient:
         self._writer: asyncio.StreamWriter
         self._listening: asyncio.Task[None]
 
+    @property
+    def lost(self) -> bool:
+        """Whether the connection has ended: no call will be answered any more."""
+        return self._lost is not None
+
     async def connect(self) -> Self:
         self._reader, self._writer = await asyncio.open_unix_connection(self.path, limit=LINE_LIMIT + 1)
         self._listening = asyncio.get_running_loop().create_task(self._listen())
@@ -79,20 +84,25 @@ class AsyncClient:
         number: int = found["subscription"]
         return AsyncEvents(self, number, found["cursor"], self._events.setdefault(number, asyncio.Queue()))
 
-    async def _ask(self, method: str, params: object) -> Incoming:
+    def begin(self, method: str, /, **params: object) -> Call:
+        """A call whose end can be asked for, and whose answer comes all the same: a claim is not lost by that."""
+        return self._begin(method, params)
+
+    def _begin(self, method: str, params: object) -> Call:
         number = next(self._ids)
-        line = encode(method, params, number)
+        self._send(encode(method, params, number))
         reply: asyncio.Future[Incoming] = asyncio.get_running_loop().create_future()
         self._replies[number] = reply
+        reply.add_done_callback(lambda _: self._replies.pop(number, None))
+        return Call(self, number, reply)
+
+    async def _ask(self, method: str, params: object) -> Incoming:
+        call = self._begin(method, params)
         try:
-            self._send(line)
-            return await reply
+            return await call.reply
         except asyncio.CancelledError:
-            if self._lost is None:
-                self._send(encode("$/cancelRequest", {"id": number}, None))
+            call.give_up()
             raise
-        finally:
-            self._replies.pop(number, None)
 
     def _send(self, line: bytes) -> None:
         if self._lost is not None:
@@ -124,6 +134,24 @@ class AsyncClient:
             reply = self._replies.get(message.id)
             if reply is not None and not reply.done():
                 reply.set_result(message)
+
+
+class Call:
+    """One call under way, made by `AsyncClient.begin`."""
+
+    def __init__(self, client: AsyncClient, number: int, reply: asyncio.Future[Incoming]) -> None:
+        self.reply = reply
+        self._client = client
+        self._number = number
+
+    def give_up(self) -> None:
+        """Ask the daemon to end it, if it waits: then its result is RpcError -32800, or what was on its way."""
+        if not self._client.lost:
+            self._client._send(encode("$/cancelRequest", {"id": self._number}, None))  # noqa: SLF001 - two halves
+
+    async def result(self) -> Any:
+        """As of `AsyncClient.call`; who stops waiting for it may wait again."""
+        return (await asyncio.shield(self.reply)).value()
 
 
 class AsyncEvents:

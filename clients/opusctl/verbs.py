@@ -27,7 +27,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "status": "show the queue, the pool and what runs now",
         "capacity": "say whether a job would start now",
         "agents": "list the agents and their slots",
-        "workers": "list the workers, or start some",
+        "workers": "list the workers that claim jobs, or start one",
     },
     "steer": {
         "cancel": "end jobs",

@@ -5,7 +5,6 @@ It pairs replies with calls and keeps the notifications that come in between. It
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -46,11 +45,6 @@ class Connection:
     def close(self) -> None:
         self._lines.close()
         self._socket.close()
-
-    def interrupt(self) -> None:
-        """End it under whoever waits on it in another thread, who then sees DaemonGone."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
 
     def call(self, method: str, params: dict[str, Any], patience: float | None = PATIENCE) -> Any:
         """The method's result. `patience` bounds the wait for it in seconds; None waits for ever."""

@@ -173,10 +173,17 @@ class Agents(msgspec.Struct, kw_only=True):
 
 
 class Claim(msgspec.Struct, kw_only=True):
+    """A job that a worker now holds. `attempt_id` is for the environment of what it starts (OPUS_ATTEMPT_ID).
+
+    `prompt` is there where earlier attempts or answers add to the job's own: the text for this attempt.
+    """
+
     job: Job
     attempt: int
+    attempt_id: str
     token: str
     expires_at: Time
+    prompt: str | UnsetType | None = UNSET
 
 
 class Claims(msgspec.Struct, kw_only=True):

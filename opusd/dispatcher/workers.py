@@ -7,6 +7,7 @@ from random import random
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from opusd.agents.kernel import parent_and_start
 from opusd.api import results
@@ -20,6 +21,7 @@ from opusd.core.retry import FailureClass
 from opusd.core.times import SECOND, from_rfc3339, parse_duration, to_rfc3339
 from opusd.dispatcher.claims import Asked, Claims, Taken
 from opusd.dispatcher.intake import read
+from opusd.dispatcher.prompts import prompt_for
 from opusd.dispatcher.tokens import hash_token
 from opusd.dispatcher.views import Snapshot, snapshot
 
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
     from opusd.core.job import Change, Spec
     from opusd.dispatcher.desk import Desk, Session
     from opusd.dispatcher.hearing import Hearing
+    from opusd.store.base import Record
 
 _MOST_SEEN: Final = 10_000
 _LONGEST_LEASE: Final = 24 * 3600 * SECOND
+_MOST_BYTES: Final = 3 << 20  # of claims in one reply, which has at most 4 MiB
 _MOST_DATA: Final = 1 << 20
 _LONGEST_TEXT: Final = 64 << 10
 _MOST_OPTIONS: Final = 100
@@ -117,18 +121,42 @@ class WorkerVerbs:
         asked = Asked(params.worker, wanted, params.count, _lease(params.lease, path))
         return asked, read(path, "wait", parse_duration, params.wait) / 1e6
 
-    async def _handed(self, session: Session, taken: list[Taken]) -> list[results.Claim]:
-        """The claims as the reply shows them; back they go when nobody is there to read it."""
-        for one in taken:
-            self._remember(session, one.seen.job)
-        shown = await self._desk.show_all([one.seen for one in taken]) if taken else []
-        if session.gone:
-            self._claims.give_back(taken)
+    async def _handed(self, session: Session, taken: list[Taken], beside: int = 0) -> list[results.Claim]:
+        """The claims as the reply shows them, which has `beside` bytes already.
+
+        Back go those that it can't hold, and all of them when nobody is there to read it.
+        """
+        if not taken:
             return []
-        return [
-            results.Claim(job=job, attempt=job.attempts, token=one.token, expires_at=_expires_at(one.seen.job) or "")
-            for job, one in zip(shown, taken, strict=True)
-        ]
+        ids = [one.seen.job.id for one in taken]
+        records = {record.job.id: record for record in await self._desk.store.records(ids)}
+        dependents = await self._desk.store.dependents(ids)
+        claims: list[results.Claim] = []
+        for one in taken:
+            shown = self._shown(one, records[one.seen.job.id], dependents)
+            beside += len(msgspec.json.encode(shown))
+            if beside > _MOST_BYTES and claims:
+                break
+            claims.append(shown)
+        if session.gone:
+            claims = []
+        for one in taken[: len(claims)]:
+            self._remember(session, one.seen.job)
+        self._claims.give_back(taken[len(claims) :])
+        return claims
+
+    def _shown(self, one: Taken, record: Record, dependents: dict[int, list[int]]) -> results.Claim:
+        job, spec = one.seen.job, record.spec
+        assert job.run is not None
+        prompt = prompt_for(job, spec, record.outcome, resumed=False)
+        return results.Claim(
+            job=self._desk.view(one.seen, record, dependents, full=True),
+            attempt=job.run.attempt,
+            attempt_id=job.run.attempt_id,
+            token=one.token,
+            expires_at=_expires_at(job) or "",
+            prompt=UNSET if prompt == spec.prompt else prompt,
+        )
 
     # --- while it runs ----------------------------------------------------------------------------
 
@@ -209,23 +237,25 @@ class WorkerVerbs:
         return await self._finished(session, params, end)
 
     async def worker_release(self, session: Session, params: p.WorkerRelease) -> wire.Job:
+        require_person(session.caller, "releasing what a worker holds")
         number = await self._desk.find(params.id)
         end = End(failure=FailureClass.LOST, message="released by its worker", never_ran=True)
         seen, _ = await self._finish(session, number, params.token, end)
         return await self._desk.show(seen)
 
     async def _finished(self, session: Session, params: p.WorkerComplete | p.WorkerFail, end: End) -> results.Finished:
+        require_person(session.caller, "ending a worker's attempt")
         asked = None if params.claim is None else self._asked(params.claim, "$.claim")[0]
         number = await self._desk.find(params.id)
         seen, taken = await self._finish(session, number, params.token, end, asked)
         job = await self._desk.show(seen)
-        return results.Finished(job=job, claims=await self._handed(session, taken))
+        beside = len(msgspec.json.encode(job)) if taken else 0
+        return results.Finished(job=job, claims=await self._handed(session, taken, beside))
 
     async def _finish(
         self, session: Session, number: int, token: str, end: End, asked: Asked | None = None
     ) -> tuple[Snapshot, list[Taken]]:
         """End a worker's attempt, and take what is there of the next, in one commit; this never waits for a job."""
-        require_person(session.caller, "ending a worker's attempt")
         desk, hashed = self._desk, hash_token(token)
 
         def decide(decision: Decision) -> tuple[Snapshot, list[Taken]]:

@@ -3,11 +3,13 @@
 import asyncio
 
 import pytest
+from msgspec import UNSET
 
 from opusd.api import params as p
 from opusd.core.access import Caller
 from opusd.core.errors import Forbidden, LeaseLost
 from opusd.core.lifecycle import Status
+from opusd.dispatcher.answers import AnswerVerbs
 from opusd.dispatcher.feed import Feed
 from opusd.dispatcher.hearing import Hearing
 from opusd.dispatcher.workers import WorkerVerbs
@@ -144,6 +146,29 @@ async def test_a_claim_whose_connection_is_gone_when_it_is_answered_is_released(
     await engines.until(lambda: engines.state.jobs[1].status is Status.QUEUED)
 
 
+async def test_claims_that_one_reply_cannot_hold_go_back_at_no_cost(engines, workers):
+    for _ in range(5):
+        await engines.submit(agent="pull", prompt="x" * (700 << 10))  # the title is as long
+    held = await claims(workers, count=5)
+    assert [one.job.id for one in held] == [1, 2]
+    await engines.until(lambda: all(engines.state.jobs[n].status is Status.QUEUED for n in (3, 4, 5)))
+    assert [engines.state.jobs[n].losses for n in (3, 4, 5)] == [0, 0, 0]
+
+
+async def test_a_claim_names_the_attempt_and_says_what_was_answered(engines, workers):
+    await engines.submit(agent="pull", prompt="paint it")
+    [held] = await claims(workers)
+    run = engines.state.jobs[1].run
+    assert (held.attempt_id, held.prompt) == (run.attempt_id, UNSET)
+    await workers.worker_ask(Session(), p.WorkerAsk(id=1, token=held.token, text="Which colour?"))
+    question = engines.state.jobs[1].extra.question
+    await AnswerVerbs(engines.desk).job_answer(Session(), p.JobAnswer(id=1, question=question.id, text="red"))
+    [held] = await claims(workers)
+    assert (held.attempt, held.job.prompt) == (2, "paint it")
+    assert "paint it" in held.prompt
+    assert "> Which colour?\n\nred" in held.prompt
+
+
 async def test_a_lease_that_is_over_is_ended_by_the_daemon_and_its_token_is_dead(engines, workers):
     await engines.submit(agent="pull")
     [held] = await claims(workers, lease=10)
@@ -180,6 +205,12 @@ async def test_agents_may_neither_claim_nor_end_what_workers_hold(engines, worke
         await workers.worker_complete(agent, p.WorkerComplete(id=1, token=held.token))
     beat = await workers.worker_heartbeat(agent, p.WorkerHeartbeat(id=1, token=held.token))
     assert beat.expires_at is not None
+    with pytest.raises(Forbidden):
+        await workers.worker_release(agent, p.WorkerRelease(id=1, token=held.token))
+    with pytest.raises(Forbidden):
+        await workers.worker_ask(
+            Session(Caller(agent=True, job=9, attempt=1)), p.WorkerAsk(id=1, token=held.token, text="?")
+        )
     with pytest.raises(Forbidden):
         await workers.worker_heartbeat(
             Session(Caller(agent=True, job=9, attempt=1)), p.WorkerHeartbeat(id=1, token=held.token)

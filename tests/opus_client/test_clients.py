@@ -54,6 +54,18 @@ async def test_a_cancelled_call_is_cancelled_at_the_daemon(opus, daemon):
     assert (await opus.call("job.get", id=1)) == {"id": 1}
 
 
+async def test_a_call_that_is_given_up_is_answered_all_the_same(opus, daemon):
+    call = opus.begin("job.wait", group="g")
+    await daemon.commands.until(lambda: daemon.commands.started)
+    call.give_up()
+    with pytest.raises(RpcError) as raised:
+        await call.result()
+    assert raised.value.code == -32800
+    done = opus.begin("job.get", id=3)
+    done.give_up()  # it does not wait
+    assert await done.result() == {"id": 3}
+
+
 async def test_events_are_iterated_until_they_lag(opus, daemon):
     events = await opus.subscribe(since=0)
     (sink,) = daemon.commands.sinks

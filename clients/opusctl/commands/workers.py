@@ -1,8 +1,8 @@
-"""`opusctl workers`: who claims jobs and what they hold; `start` runs a crew that works on them."""
+"""`opusctl workers`: the workers that claim jobs; `start` is one of them, which runs a program on each job."""
 
 from __future__ import annotations
 
-import os
+import argparse
 
 from opusctl.failure import OK, UsageError
 from opusctl.jobs import now
@@ -17,105 +17,120 @@ if TYPE_CHECKING:
     from opusctl.parsing import Parser
     from opusctl.screen import Part, Screen
     from opusctl.session import Session
+    from opusctl.worker import Plan
 
-TAKES_COMMAND = True
-MOST = 256
-LEASE = 60.0
+TAKES_COMMAND = True  # what follows `--` is not parsed but kept
+
+SEE = "see opusctl workers --help"
+EXAMPLES = """\
+start runs ARGV on each job that it claims, in the job's folder: the Job comes as JSON on stdin, and what it writes to
+the file $OPUS_RESULT is the job's result. Exit 0 completes the job, anything else fails it. Ctrl-C or SIGTERM finishes
+what runs and takes no more; a second time stops it and gives it back. The program may call opusctl progress and ask.
+
+examples:
+  opusctl workers
+  opusctl workers start --count 2 --type review -- ./review.py
+  opusctl workers start --agents gpu --exit-when-idle -- sh -c 'jq -r .prompt | my-model'"""
+START_ONLY = (
+    "count", "name", "agents", "types", "labels", "group", "min_tier", "max_jobs", "exit_when_idle", "lease",
+)  # fmt: skip
+
+
+def positive(word: str) -> int:
+    if not (word.isascii() and word.isdecimal() and int(word) > 0):
+        raise argparse.ArgumentTypeError(f"not a number from 1 on: {word!r}")
+    return int(word)
 
 
 def arguments(parser: Parser) -> None:
-    parser.usage = "opusctl workers [start [--count N] [OPTIONS] -- ARGV...]"
-    parser.add_argument(
-        "words", nargs="*", metavar="start", help="start workers; without it: list those that are known"
-    )
-    group = parser.add_argument_group("start")
-    group.add_argument("--count", type=int, default=1, metavar="N", help="so many jobs at once (default 1)")
-    group.add_argument(
-        "--agents", type=_listed, metavar="A,B", help="jobs of these agents (default: all without slots)"
-    )
-    group.add_argument("--types", type=_listed, metavar="T,U", help="jobs of these types")
-    group.add_argument(
-        "--label", action="append", metavar="LABEL", help="jobs with this label; repeatable: any of them"
-    )
-    group.add_argument("--group", metavar="NAME", help="jobs of this group")
-    group.add_argument("--min-tier", choices=("low", "normal", "urgent", "critical"), help="jobs of this tier or above")
-    group.add_argument("--max-jobs", type=int, metavar="N", help="stop after so many jobs")
-    group.add_argument("--exit-when-idle", action="store_true", help="stop when there is nothing to do")
-    group.add_argument(
-        "--lease", type=duration, default=LEASE, metavar="TIME", help="a silent worker loses its job after this (1m)"
-    )
-    group.add_argument("--name", metavar="NAME", help="what the workers are called (default: HOST-PID)")
-    parser.epilog = (
-        "ARGV is run once for each job, in the job's folder, with the Job as JSON on its standard input; exit code 0\n"
-        "completes it. Ctrl-C once finishes what runs; twice ends it and gives it back."
-    )
-
-
-def _listed(word: str) -> list[str]:
-    return [part for part in word.split(",") if part]
+    parser.usage = "opusctl workers [start [OPTIONS] -- ARGV...]"
+    parser.epilog = EXAMPLES
+    parser.add_argument("verb", nargs="?", choices=["start"], metavar="start", help="be a worker (default: list them)")
+    what = parser.add_argument_group("with start")
+    what.add_argument("--count", type=positive, metavar="N", help="jobs at once (default: 1)")
+    what.add_argument("--name", metavar="NAME", help="what it is called (default: HOST-PID)")
+    what.add_argument("--agents", "--agent", action="append", metavar="A,B", help="agents without slots (default: all)")
+    what.add_argument("--types", "--type", action="append", metavar="A,B", help="jobs of these types alone")
+    what.add_argument("--labels", "--label", action="append", metavar="A,B", help="jobs with one of these labels")
+    what.add_argument("--group", metavar="GROUP", help="jobs of this group alone")
+    what.add_argument("--min-tier", metavar="TIER", help="jobs of this tier or above")
+    what.add_argument("--max-jobs", type=positive, metavar="N", help="leave after so many jobs")
+    what.add_argument("--exit-when-idle", action="store_true", help="leave when there is nothing left to claim")
+    what.add_argument("--lease", type=duration, metavar="D", help="how long a job is ours unless renewed (60s)")
 
 
 def run(session: Session, args: Namespace) -> int:
-    if args.words == ["start"]:
-        return _start(session, args)
-    if args.words or args.argv:
-        raise UsageError("opusctl workers lists them; opusctl workers start -- ARGV... starts some")
+    if args.verb is None:
+        given = next((name for name in START_ONLY if getattr(args, name) not in (None, False)), None)
+        if given is not None or args.argv is not None:
+            what = "a command" if given is None else f"--{given.replace('_', '-')}"
+            raise UsageError(f"{what} goes with start: opusctl workers start -- ARGV...", hint=SEE)
+        return _list(session)
+    if not args.argv:
+        raise UsageError("no program behind --: opusctl workers start -- ARGV...", hint=SEE)
+    import asyncio
+
+    from opusctl.worker import Worker
+
+    session.call("system.ping")  # that there is no daemon is said at once; later it is waited for
+    session.close()
+    plan = _plan(args)
+
+    async def work() -> int:
+        return await Worker(session.screen, session.path, plan).run()
+
+    return asyncio.run(work())
+
+
+def _plan(args: Namespace) -> Plan:
+    from opusctl.worker import Plan, default_name
+
+    filters = {
+        "agents": _names(args.agents),
+        "types": _names(args.types),
+        "labels": _names(args.labels),
+        "group": args.group,
+        "min_tier": args.min_tier,
+    }
+    return Plan(
+        name=args.name or default_name(),
+        argv=args.argv,
+        wanted={name: value for name, value in filters.items() if value is not None},
+        slots=args.count or 1,
+        most=args.max_jobs,
+        leave_when_idle=args.exit_when_idle,
+        lease=60.0 if args.lease is None else float(args.lease),
+    )
+
+
+def _names(given: list[str] | None) -> list[str] | None:
+    return None if given is None else [name for words in given for name in words.split(",") if name]
+
+
+def _list(session: Session) -> int:
     screen = session.screen
     reply = session.call("worker.list")
+    workers = reply["workers"]
     if screen.as_json:
         screen.json(reply)
     elif screen.quiet:
-        for one in reply["workers"]:
+        for one in workers:
             screen.line(one["worker"])
-    elif not reply["workers"]:
-        screen.talk("no worker has claimed anything since the daemon started")
+    elif not workers:
+        screen.talk("no workers since the daemon started")
     else:
-        titles = ["WORKER", "SEEN", "DONE", "FAILED", "AGENTS", "JOBS"]
-        screen.table(titles, [_row(screen, one) for one in reply["workers"]], right=("DONE", "FAILED"))
+        titles = ["WORKER", "JOBS", "COMPLETED", "FAILED", "SEEN", "AGENTS"]
+        screen.table(titles, [_row(screen, one) for one in workers], right=("COMPLETED", "FAILED"))
     return OK
 
 
 def _row(screen: Screen, one: dict[str, Any]) -> list[Part]:
+    seen = one["last_seen"]
     return [
         one["worker"],
-        ago(one["last_seen"], now()) if screen.terminal else one["last_seen"],
+        ",".join(str(number) for number in one["jobs"]) or "-",
         str(one["completed"]),
-        (str(one["failed"]), "red" if one["failed"] else ""),
-        ",".join(one["agents"]),
-        ",".join(map(str, one["jobs"])),
+        str(one["failed"]),
+        ago(seen, now()) if screen.terminal else seen,
+        ",".join(one["agents"]) or "-",
     ]
-
-
-def _start(session: Session, args: Namespace) -> int:
-    if not args.argv:
-        raise UsageError("what runs the jobs? opusctl workers start -- ARGV...")
-    if not 1 <= args.count <= MOST:
-        raise UsageError(f"--count is 1 to {MOST}, not {args.count}")
-    if args.max_jobs is not None and args.max_jobs < 1:
-        raise UsageError("--max-jobs is at least 1")
-    import socket
-
-    from opusctl.working import Crew
-
-    session.call("system.ping")  # a daemon that is not there is said at once
-    filters = {
-        "worker": args.name or f"{socket.gethostname()}-{os.getpid()}",
-        "agents": args.agents,
-        "types": args.types,
-        "labels": args.label,
-        "group": args.group,
-        "min_tier": args.min_tier,
-    }
-    claim = {name: value for name, value in filters.items() if value is not None}
-    crew = Crew(
-        session.screen,
-        session.path,
-        claim,
-        args.argv,
-        lease=float(args.lease),
-        limit=args.max_jobs,
-        until_idle=args.exit_when_idle,
-    )
-    session.screen.talk(f"{claim['worker']}: {args.count} at once; Ctrl-C stops")
-    crew.work(args.count)
-    return OK
