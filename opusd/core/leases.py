@@ -6,6 +6,7 @@ being ended is not renewed any more: its worker stops, or its lease runs out.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -50,23 +51,23 @@ def claim(
 
 
 def best(state: State, wanted: Wanted, now: int) -> Job | None:
-    """The first job in the order of dispatch that this claim may take; looks at classes of jobs, never at all."""
+    """The first job in the order of dispatch that this claim may take; looks at what became first since it asked."""
     if state.draining or state.pauses.everything():
         return None
-    reserved = scheduler.reservation(state, now)
+    reserved = scheduler.reserve(state, now)
+
+    def lacks(signature: Signature, key: int) -> str | None:
+        return scheduler.lacking(state, signature, None if key == reserved else reserved, key)
+
     found: int | None = None
     for name in claimed_agents(state) if wanted.agents is None else wanted.agents:
         lane = state.lanes.get(name)
         if lane is None or not len(lane.order) or not scheduler.may_start(state, name, now, interactive=True):
             continue
         outside = windows.holds(state, name)
-        for signature, key in lane.heads():
-            if (found is not None and key > found) or (outside and not signature.interactive):
-                continue
-            if not _matches(signature, wanted):
-                continue
-            if scheduler.lacking(state, signature, None if key == reserved else reserved, key) is None:
-                found = key
+        key = lane.best_of(wanted, partial(_matches, wanted), lacks, interactive_only=outside)
+        if key is not None and (found is None or key < found):
+            found = key
     return None if found is None else state.jobs[job_of(found)]
 
 
@@ -75,7 +76,7 @@ def claimed_agents(state: State) -> list[str]:
     return [name for name, agent in state.limits.agents.items() if not agent.slots]
 
 
-def _matches(signature: Signature, wanted: Wanted) -> bool:
+def _matches(wanted: Wanted, signature: Signature) -> bool:
     type_, tier, labels = signature.traits or COMMON
     return (
         (wanted.types is None or type_ in wanted.types)

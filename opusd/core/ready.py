@@ -8,7 +8,7 @@ tick looks at heads of classes, never at all jobs.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from heapq import heapify, heappop, heappush
 from itertools import chain, count
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _BLOCK: Final = 1024
+_MOST_WANTED: Final = 64
 
 
 Traits = tuple[str, int, tuple[str, ...]]
@@ -162,11 +163,14 @@ class _Class:
 class _Heads:
     """The heads of a lane's classes in order, but for the classes that lack something: those stand aside until `wake`.
 
-    `head(signature)` is the first key of a class that there is.
+    `head(signature)` is the first key of a class that there is. Classes that `takes` refuses never stand here.
     """
 
-    def __init__(self, head: Callable[[Signature], int | None]) -> None:
+    def __init__(
+        self, head: Callable[[Signature], int | None], takes: Callable[[Signature], bool] = lambda _: True
+    ) -> None:
         self._head = head
+        self._takes = takes
         self._heaps: tuple[list[_Head], list[_Head]] = ([], [])  # interactive ones apart
         self._offered: dict[Signature, int] = {}  # the key under which a class stands here
         self._serial = count()
@@ -175,6 +179,8 @@ class _Heads:
     def pushed(self, signature: Signature, key: int) -> None:
         """A class has one more key: as its first it may be offered, also where the class lacks something."""
         offered = self._offered.get(signature)
+        if offered is None and not self._takes(signature):
+            return
         if key < offered if offered is not None else self._head(signature) == key:
             self.offer(signature, key)
 
@@ -234,6 +240,7 @@ class Lane:
         self._signatures: dict[int, Signature] = {}  # PLAIN ones are left out: nearly all are
         self._placing = _Heads(self._head)
         self._standing = _Heads(self._head)
+        self._wanted: dict[Hashable, _Heads] = {}  # the last one asked for last
 
     def push(self, key: int, signature: Signature) -> None:
         self.order.add(key)
@@ -244,8 +251,8 @@ class Lane:
             group = self._classes[signature] = _Class()
         heappush(group.heap, key)
         group.live += 1
-        self._placing.pushed(signature, key)
-        self._standing.pushed(signature, key)
+        for view in self._views():
+            view.pushed(signature, key)
 
     def load(self, entries: dict[Signature, list[int]]) -> None:
         """Fill an empty lane at start; quicker than pushing one by one."""
@@ -255,9 +262,10 @@ class Lane:
             group = self._classes[signature] = _Class()
             group.heap = sorted(keys)  # which is a heap
             group.live = len(keys)
-            self._placing.offer(signature, group.heap[0])
-            self._standing.offer(signature, group.heap[0])
         self.order.load(list(chain.from_iterable(group.heap for group in self._classes.values())))
+        for signature, group in self._classes.items():
+            for view in self._views():
+                view.pushed(signature, group.heap[0])
 
     def remove(self, key: int) -> None:
         self.order.remove(key)
@@ -266,8 +274,8 @@ class Lane:
         group.live -= 1
         if not group.live:
             del self._classes[signature]
-            self._placing.gone(signature)
-            self._standing.gone(signature)
+            for view in self._views():
+                view.gone(signature)
         elif len(group.heap) > 2 * group.live + 64:
             group.heap = self._entries(signature, group)
 
@@ -282,17 +290,31 @@ class Lane:
         """The first in order of those that are not shut out, whatever they lack; `shut` and `wake` as with `best`."""
         return self._standing.first(shut, interactive_only=interactive_only)
 
-    def heads(self) -> Iterator[tuple[Signature, int]]:
-        """The first key of each class."""
-        for signature in list(self._classes):
-            head = self._head(signature)
-            if head is not None:
-                yield signature, head
+    def best_of(
+        self, wanted: Hashable, takes: Callable[[Signature], bool], lacks: _Lacks, *, interactive_only: bool = False
+    ) -> int | None:
+        """As `best`, of the classes that `takes` accepts: always the same ones for the same `wanted`.
+
+        Whoever asks again pays for what has changed since, but for more than `_MOST_WANTED` that ask by turns.
+        """
+        view = self._wanted.pop(wanted, None)
+        if view is None:
+            view = _Heads(self._head, takes)
+            for signature in list(self._classes):
+                if (head := self._head(signature)) is not None:
+                    view.pushed(signature, head)
+            while len(self._wanted) >= _MOST_WANTED:
+                del self._wanted[next(iter(self._wanted))]
+        self._wanted[wanted] = view
+        return view.first(lacks, interactive_only=interactive_only)
 
     def wake(self, name: str) -> None:
         """Something named `name` became free: the classes that lacked it are looked at again."""
-        self._placing.wake(name)
-        self._standing.wake(name)
+        for view in self._views():
+            view.wake(name)
+
+    def _views(self) -> tuple[_Heads, ...]:
+        return (self._placing, self._standing, *self._wanted.values())
 
     def _head(self, signature: Signature) -> int | None:
         group = self._classes.get(signature)

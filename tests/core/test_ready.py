@@ -229,6 +229,42 @@ def test_who_is_first_is_not_asked_of_every_class_that_is_shut_each_time() -> No
     assert lane.first(nothing) == 0
 
 
+def test_who_asks_again_for_the_same_is_not_shown_every_class_again() -> None:
+    # A worker that waited for a label held up every decision by the look at 100,000 classes without it.
+    lane = Lane()
+    looked: list[Signature] = []
+
+    def takes(signature: Signature) -> bool:
+        looked.append(signature)
+        return signature.group == "small"
+
+    for key in range(1000):
+        lane.push(key, Signature(needs=((f"repo:{key}", 1),)))
+    for _ in range(3):
+        assert lane.best_of("small", takes, nothing) is None
+    assert len(looked) == 1000
+    lane.push(1000, SMALL)
+    assert lane.best_of("small", takes, lambda _signature, _key: "need:gpu") is None
+    assert lane.best_of("small", takes, nothing) is None, "nobody has said that there is more of it"
+    lane.wake("need:gpu")
+    assert lane.best_of("small", takes, nothing) == 1000
+    assert len(looked) == 1001
+    assert lane.best_of("all", lambda _: True, nothing) == 0
+    lane.remove(1000)
+    assert lane.best_of("small", takes, nothing) is None
+
+
+def test_more_wishes_than_are_remembered_are_met_all_the_same() -> None:
+    lane = Lane()
+    for key in range(200):
+        lane.push(key, Signature(group=f"g{key}"))
+    for _ in range(2):
+        for key in range(200):
+            assert lane.best_of(key, lambda signature, key=key: signature.group == f"g{key}", nothing) == key  # type: ignore[misc]
+    lane.remove(150)
+    assert lane.best_of(150, lambda signature: signature.group == "g150", nothing) is None
+
+
 def test_a_key_that_comes_back_with_another_signature_belongs_to_that_one_alone() -> None:
     lane = Lane()
     lane.push(1, GPU)
