@@ -363,7 +363,7 @@ def _restore(state: State, kept: dict[str, Any]) -> None:
 def _about_event(event: Event) -> dict[str, Any]:
     fields = {"job": event.job, "attempt": event.attempt, "actor": event.actor, "to": event.after}
     if event.job is None and event.detail is not None:  # of the daemon itself: nothing in it is a job's
-        fields["reason"] = event.detail.get("reason")
+        fields |= {name: event.detail.get(name) for name in ("reason", "schedule")}
     return {name: value for name, value in fields.items() if value is not None}
 
 

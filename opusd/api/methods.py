@@ -338,7 +338,12 @@ SCHEDULE_ADD = Method(
     since="0.3",
 )
 SCHEDULE_LIST = Method(
-    "schedule.list", p.ScheduleList, r.Schedules, "The schedules, or the one of this name.", errors=(NotFound,)
+    "schedule.list",
+    p.ScheduleList,
+    r.Schedules,
+    "The schedules, or the one of this name.",
+    errors=(NotFound,),
+    since="0.3",
 )
 SCHEDULE_REMOVE = Method(
     "schedule.remove",

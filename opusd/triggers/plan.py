@@ -68,7 +68,7 @@ def look(schedule: Schedule, calendar: Calendar, now: int) -> Looked:
     """What is owed at `now`."""
     if schedule.paused:
         return Looked(schedule)
-    if schedule.through > now + BACK:
+    if set_back(schedule, now):
         return Looked(replace(schedule, through=now))
     every = schedule.misfire == "all"
     found, more = calendar.recent(schedule.through, now, MOST if every else 1)
@@ -81,6 +81,11 @@ def look(schedule: Schedule, calendar: Calendar, now: int) -> Looked:
     if schedule.misfire == "skip" and now - newest > LATE:
         return Looked(replace(schedule, through=newest), lost=True)
     return Looked(replace(schedule, through=newest, owed=(newest,)), lost=more or bool(schedule.owed))
+
+
+def set_back(schedule: Schedule, now: int) -> bool:
+    """Whether the clock was set back so far that the schedule begins anew."""
+    return schedule.through > now + BACK
 
 
 def next_at(schedule: Schedule, calendar: Calendar) -> int | None:

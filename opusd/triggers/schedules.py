@@ -17,7 +17,7 @@ from msgspec.structs import asdict, replace
 
 from opusd.api import results
 from opusd.api.types import JobSpec
-from opusd.config.hours import local_zone, named_zone
+from opusd.config.hours import local_zone
 from opusd.core.errors import (
     Conflict,
     InvalidParams,
@@ -29,8 +29,8 @@ from opusd.core.errors import (
     StorageUnavailable,
 )
 from opusd.core.times import SECOND, to_rfc3339
-from opusd.triggers.calendar import Calendar
-from opusd.triggers.plan import Schedule, look, next_at
+from opusd.triggers.almanac import Almanac
+from opusd.triggers.plan import Schedule, look, set_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -96,16 +96,15 @@ class Schedules:
         self._entrance = entrance
         self._clock = clock
         self._log = log
-        self._local = local
         kept = [msgspec.convert(value, Schedule) for name, value in settings.items() if name.startswith(_PREFIX)]
         self._schedules = {schedule.name: schedule for schedule in sorted(kept, key=lambda one: one.name)}
-        self._calendars: dict[str, tuple[Schedule, Calendar | None]] = {}
+        self._almanac = Almanac(local=local, log=log)
         self._rests: dict[str, float] = {}  # refused for now: until then (monotonic) it is not tried again
         self._wake = asyncio.Event()
 
     def configure(self) -> None:
         """The configuration was read again: so is the zone of the machine, and what was refused is tried again."""
-        self._calendars.clear()
+        self._almanac.clear()
         self._rests.clear()
         self._wake.set()
 
@@ -116,11 +115,7 @@ class Schedules:
         if not _NAME.fullmatch(sent.name):
             raise InvalidParams("$.name: a name has 1 to 100 characters, no space, comma or control", path="$.name")
         now = self._clock.now()
-        zone = self._zone(sent.timezone)
-        try:
-            Calendar(sent.cron, zone, now)
-        except ValueError as error:
-            raise InvalidParams(f"$.cron: {error}", path="$.cron") from None
+        self._almanac.read(sent.cron, sent.timezone, now)
         new = Schedule(
             name=sent.name,
             cron=sent.cron,
@@ -211,14 +206,13 @@ class Schedules:
     async def _turn(self, name: str) -> float:
         """Fire what is due of one schedule; in how many seconds to look at it again."""
         while (schedule := self._schedules.get(name)) is not None:
-            calendar = self._calendar(schedule)
-            moment = None if calendar is None else next_at(schedule, calendar)
+            calendar, moment = self._almanac.calendar(schedule), self._almanac.next_at(schedule)
             if calendar is None or moment is None:
                 return _LONGEST_SLEEP
             now = self._clock.now()
+            if moment > now and not set_back(schedule, now):
+                return (moment - now) / SECOND
             looked = look(schedule, calendar, now).schedule
-            if looked == schedule and not looked.owed:
-                return max(0.0, (moment - now) / SECOND)
             rest = self._rests.get(name, 0.0) - self._clock.monotonic()
             if rest > 0:
                 return rest
@@ -273,7 +267,7 @@ class Schedules:
 
     def _looked(self, decision: Decision, schedule: Schedule) -> Schedule:
         """The schedule as it is at the time of the decision; what is lost is said when that is on disk."""
-        calendar = self._calendar(schedule)
+        calendar = self._almanac.calendar(schedule)
         if calendar is None:
             return schedule
         looked = look(schedule, calendar, decision.now)
@@ -336,36 +330,14 @@ class Schedules:
     def _set(self, name: str, schedule: Schedule | None) -> None:
         if schedule is None:
             self._schedules.pop(name, None)
-            self._calendars.pop(name, None)
             self._rests.pop(name, None)
+            self._almanac.keep(self._schedules)
         else:
             self._schedules[name] = schedule
         self._wake.set()
 
-    def _calendar(self, schedule: Schedule) -> Calendar | None:
-        """None, said once, for one that this machine can't read: its zone is gone, say."""
-        known, calendar = self._calendars.get(schedule.name, (None, None))
-        if known is not None and (known.cron, known.timezone) == (schedule.cron, schedule.timezone):
-            return calendar
-        try:
-            calendar = Calendar(schedule.cron, self._zone(schedule.timezone), self._clock.now())
-        except (ValueError, InvalidParams) as error:
-            calendar = None
-            self._log("schedule.unreadable", level="error", schedule=schedule.name, message=str(error))
-        self._calendars[schedule.name] = (schedule, calendar)
-        return calendar
-
-    def _zone(self, name: str | None) -> tzinfo:
-        if name is None:
-            return self._local()[0]
-        try:
-            return named_zone(name)
-        except ValueError as error:
-            raise InvalidParams(f"$.timezone: {error}", path="$.timezone") from None
-
     def _view(self, schedule: Schedule) -> results.Schedule:
-        calendar = self._calendar(schedule)
-        moment = None if calendar is None else next_at(schedule, calendar)
+        moment = self._almanac.next_at(schedule)
         return results.Schedule(
             name=schedule.name,
             cron=schedule.cron,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from datetime import UTC
+from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING, Any
 
 from opusd.api.params import ScheduleAdd
@@ -30,6 +30,7 @@ class ScheduleBench(EngineBench):
     """It is the first of January 2026, midnight in UTC."""
 
     schedules: Schedules
+    local: tzinfo = UTC  # the zone of the machine
     _firing: asyncio.Task[None] | None = None
 
     async def up(self) -> None:
@@ -39,7 +40,7 @@ class ScheduleBench(EngineBench):
         intake = Intake(policies=PRESETS, env_secret=("*_KEY",), home="/home")
         self.schedules = Schedules(
             self.writer, Entrance(self.desk, intake), self.clock, log=self.say,
-            settings=(await self.store.load_active()).settings, local=lambda: (UTC, "UTC"),
+            settings=(await self.store.load_active()).settings, local=lambda: (self.local, "here"),
         )  # fmt: skip
         self._firing = asyncio.create_task(self.schedules.run())
         await self.quiet()

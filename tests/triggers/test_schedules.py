@@ -1,6 +1,7 @@
 """Schedules with a clock that the test turns, on a real registry: each firing makes one job."""
 
 import asyncio
+from zoneinfo import ZoneInfo
 
 import pytest
 from msgspec.structs import replace
@@ -16,7 +17,7 @@ from opusd.core.times import from_rfc3339
 from opusd.dispatcher.schedules import ScheduleVerbs, _that_fit
 from opusd.store.base import CommitFailed
 from tests.core.world import PERSON
-from tests.dispatcher.bench import cancelling, paced, turns
+from tests.dispatcher.bench import BOUND, cancelling, paced, turns
 from tests.triggers.bench import DAY, HOUR, MINUTE, ScheduleBench
 
 # --- firing -------------------------------------------------------------------------------------------
@@ -123,6 +124,29 @@ async def test_a_firing_whose_commit_failed_is_tried_again_and_makes_one_job(ben
     assert await bench.fired() == ["2026-01-01T03:00:00Z"]
 
 
+@pytest.mark.parametrize("verb", ["remove", "pause"])
+async def test_what_a_person_does_while_a_firing_is_under_way_holds(bench, verb):
+    await bench.add()
+    asked, answer = asyncio.Event(), asyncio.Event()
+    by_key = bench.store.by_key
+
+    async def slowly(keys):
+        asked.set()
+        await answer.wait()
+        return await by_key(keys)
+
+    bench.store.by_key = slowly
+    bench.clock.advance(3 * HOUR)
+    async with asyncio.timeout(BOUND):
+        await asked.wait()
+    await getattr(bench.schedules, verb)("nightly", "user:1000")
+    answer.set()
+    await bench.quiet()
+    assert bench.state.last_job == 0
+    assert [one.paused for one in bench.schedules.shown(None)] == ([True] if verb == "pause" else [])
+    await bench.is_as_rebuilt()
+
+
 async def test_a_schedule_whose_commit_failed_is_not_there(bench):
     bench.store.fail_next = [CommitFailed("full")]
     with pytest.raises(StorageUnavailable):
@@ -195,6 +219,20 @@ async def test_a_clock_that_was_years_ahead_fires_on_and_nothing_twice(bench):
     await bench.at("2026-01-01T02:00:00Z")
     await bench.at("2026-01-01T03:00:00Z")
     assert await bench.fired() == [*ahead, "2026-01-01T03:00:00Z"]
+    assert bench.one().last_error is None
+
+
+async def test_what_fired_before_the_clock_was_set_back_does_not_fire_with_another_job_either(bench):
+    await bench.add(cron="0 * * * *", prompt="a")
+    await bench.at("2026-01-01T05:00:00Z")
+    await bench.add(cron="0 * * * *", prompt="b", replace=True)
+    bench.clock.jump(-4 * HOUR - MINUTE)
+    await bench.later(30)
+    for hour in (1, 2, 3, 4, 5, 6):
+        await bench.at(f"2026-01-01T0{hour}:00:00Z")
+    fired = [(record.job.key[-20:-7], record.spec.prompt) for record in await bench.jobs()]
+    assert sorted(fired) == [(f"2026-01-01T0{hour}", "a" if hour == 5 else "b") for hour in range(1, 7)]
+    assert bench.said_of("schedule.failed") == []
     assert bench.one().last_error is None
 
 
@@ -444,12 +482,25 @@ async def test_a_schedule_of_a_zone_that_is_gone_says_so_and_keeps_nobody_from_f
     def gone(name):
         raise ValueError(f"{name!r} is no time zone")
 
-    monkeypatch.setattr("opusd.triggers.schedules.named_zone", gone)
+    monkeypatch.setattr("opusd.triggers.almanac.named_zone", gone)
     await bench.up()
     await bench.later(MINUTE)
     assert [record.job.terms.submitted_by for record in await bench.jobs()] == ["schedule:here"]
     assert bench.one("gone").next_at is None
     assert len(bench.said_of("schedule.unreadable")) == 1
+
+
+async def test_a_reload_reads_the_zone_of_the_machine_again_and_tries_again_what_was_refused(bench):
+    await bench.add()
+    bench.state.limits = replace(bench.rules, max_queued=0)
+    await bench.later(3 * HOUR)
+    assert len(bench.said_of("schedule.postponed")) == 1
+    bench.state.limits = bench.rules
+    bench.local = ZoneInfo("Europe/Berlin")
+    bench.schedules.configure()
+    await bench.quiet()
+    assert await bench.fired() == ["2026-01-01T03:00:00Z"]
+    assert bench.one().next_at == "2026-01-02T02:00:00.000000Z"
 
 
 async def test_it_fires_in_its_zone_and_else_in_that_of_the_machine(bench):
