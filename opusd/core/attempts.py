@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from opusd.core.decision import Decision
 
 MAX_LOSSES: Final = 3
+_ITS_OWN: Final = (None, Ending.TIMEOUT, Ending.STALL)
+"""Ends that are the agent's own failure, and no person's wish."""
+_PUT_BACK: Final = (FailureClass.LOST, FailureClass.RATE_LIMITED)
+"""Classes that cost nothing: neither a retry nor one of the failures that escalate a job."""
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,15 +160,17 @@ def end(decision: Decision, job: Job, attempt: int, ended: End, outcome: Outcome
     if fresh and not ended.never_ran:
         rest = rest.with_extra(fresh=False)
     cooling.ended(decision, job, well=failure is None)
-    if failure is not None and run.ending is None and not ended.never_ran:
-        rest = rest.with_extra(failures=(rest.extra or PLAIN).failures + 1)
+    if failure is not None and run.ending in _ITS_OWN and not ended.never_ran:
+        if failure not in _PUT_BACK:
+            rest = rest.with_extra(failures=(rest.extra or PLAIN).failures + 1)
         agent = decision.state.limits.agents.get(job.terms.agent)
         if spec is not None and escalation.wanted(agent, rest, failure, (rest.extra or PLAIN).failures):
             return _escalate(decision, job, rest, failure, message, ended, row=row, brought=brought, spec=spec)
     after, kind, detail = _judge(decision, rest, run, failure, ended)
     over = budgets.passed(decision.state, rest) if after.status in (Status.RETRYING, Status.QUEUED) else None
     if over is not None:
-        after, kind, detail = _needs_input(decision, rest, (over[1], (budgets.CONTINUE, budgets.STOP)), over[0])
+        counted = replace(after, status=rest.status, due_at=None)  # what this attempt cost it counts all the same
+        after, kind, detail = _needs_input(decision, counted, (over[1], (budgets.CONTINUE, budgets.STOP)), over[0])
     detail = {**detail, **({"class": failure.value, "message": message} if failure else {}), **ended.detail}
     actor = run.ending_by if after.status in (Status.CANCELLED, Status.HELD) else None
     done = decision.put(

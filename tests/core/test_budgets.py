@@ -243,3 +243,20 @@ def test_an_attempt_that_is_being_ended_already_is_not_asked_about() -> None:
     found.tick()
     found.tick(2 * SECOND)
     assert use(found, timed, tokens(5000)) is None
+
+
+@pytest.mark.parametrize(("failure", "counter"), [("agent_error", "retries"), ("lost", "losses")])
+def test_an_attempt_after_which_a_budget_asks_is_counted_all_the_same(failure: str, counter: str) -> None:
+    """Else a job could fail for ever, as often as a person lets it go on."""
+    found = world(job_tokens=1000)
+    job = running(found)
+    for number in (1, 2, 3):
+        done = found.end(job, failure, usage=tokens(1200))
+        assert getattr(done, counter) == number
+        if done.final:
+            break
+        assert (done.status, done.due_at) == (Status.NEEDS_INPUT, None)
+        assert done.extra is not None
+        assert done.extra.question is not None
+        found.answer(job, done.extra.question.id, "continue")
+        found.tick()

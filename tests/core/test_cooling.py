@@ -252,6 +252,33 @@ def test_no_retry_left_escalates_earlier() -> None:
     assert world.end(one, "agent_error").escalated
 
 
+@pytest.mark.parametrize("ending", ["timeout", "stall"])
+def test_an_attempt_that_the_daemon_ended_for_its_time_counts_as_a_failed_one(ending: str) -> None:
+    world = chained(escalate_after=2)
+    one = world.submit(timeout=HOUR)
+    for _ in range(2):
+        started(world, 10 * SECOND)
+        if ending == "timeout":
+            world.tick(HOUR)
+        else:
+            world.decide(lambda decision: attempts.stall(decision, world[one], SECOND))
+        world.end(one, "agent_error", first=False)
+    assert world[one].escalated
+    assert world.specs[2].previous[0]["class"] == {"timeout": "timeout", "stall": "stalled"}[ending]
+
+
+@pytest.mark.parametrize("free", ["rate_limited", "lost"])
+def test_what_costs_no_retry_brings_no_escalation_nearer(free: str) -> None:
+    world = chained(escalate_after=2)
+    one = world.submit()
+    started(world)
+    world.end(one, free)
+    started(world, HOUR)
+    assert world.end(one, "agent_error").status is Status.RETRYING
+    started(world, HOUR)
+    assert world.end(one, "agent_error").escalated
+
+
 def test_a_rate_limit_goes_to_the_other_agent_at_once_where_escalate_on_says_so() -> None:
     world = chained(escalate_on=(FailureClass.RATE_LIMITED,))
     one = world.submit()

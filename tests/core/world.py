@@ -155,6 +155,7 @@ class World:
             **self.settings,
             **{name: value for decision in self.open for name, value in decision.settings.items()},
         }
+        settings = {name: value for name, value in settings.items() if value is not None}
         state = State(self.limits)
         state.load(job for job in self.known.values() if not job.final)
         state.cooling = cooling.restore(settings)
