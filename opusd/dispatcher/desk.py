@@ -163,15 +163,14 @@ class Desk:
     async def show_all(self, seen: Sequence[Snapshot], *, full: bool = True) -> list[wire.Job]:
         ids = [one.job.id for one in seen]
         records = {record.job.id: record for record in await self.store.records(ids)}
-        dependents = await self.store.dependents(ids)
         shown = []
         for one in seen:
             record = records.get(one.job.id)
             if record is not None:
-                shown.append(self.view(one, record, dependents, full=full))
+                shown.append(self.view(one, record, full=full))
         return shown
 
-    def view(self, seen: Snapshot, record: Record, dependents: dict[int, list[int]], *, full: bool) -> wire.Job:
+    def view(self, seen: Snapshot, record: Record, *, full: bool) -> wire.Job:
         """What memory saw and the registry read, as one Job."""
         number = seen.job.id
         return view(
@@ -180,7 +179,7 @@ class Desk:
             record.outcome,
             full=full,
             live=self.live.get(number),
-            dependents=dependents.get(number, ()),
+            dependents=record.dependents,
         )
 
     async def show_many(self, seen: Sequence[Snapshot]) -> results.Jobs:

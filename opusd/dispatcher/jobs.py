@@ -252,7 +252,8 @@ class JobVerbs:
         found: list[Ref] = []
         while todo:
             upstream = todo.pop()
-            for number in (await self._desk.store.dependents([upstream])).get(upstream, ()):
+            [record] = await self._desk.store.records([upstream])
+            for number in record.dependents:
                 if number in seen:
                     continue
                 seen.add(number)

@@ -88,8 +88,7 @@ class ReadVerbs:
             return seen
 
         seen = await self._desk.writer.read(look)
-        dependents = await self._desk.store.dependents([record.job.id for record in records])
-        return [self._desk.view(one, record, dependents, full=full) for one, record in zip(seen, records, strict=True)]
+        return [self._desk.view(one, record, full=full) for one, record in zip(seen, records, strict=True)]
 
     async def _by_score(self, params: p.JobList, query: Query) -> results.JobPage:
         """Queued jobs in the order of dispatch; the cursor is the last one's place."""

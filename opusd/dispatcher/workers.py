@@ -130,10 +130,9 @@ class WorkerVerbs:
             return []
         ids = [one.seen.job.id for one in taken]
         records = {record.job.id: record for record in await self._desk.store.records(ids)}
-        dependents = await self._desk.store.dependents(ids)
         claims: list[results.Claim] = []
         for one in taken:
-            shown = self._shown(one, records[one.seen.job.id], dependents)
+            shown = self._shown(one, records[one.seen.job.id])
             beside += len(msgspec.json.encode(shown))
             if beside > _MOST_BYTES and claims:
                 break
@@ -145,12 +144,12 @@ class WorkerVerbs:
         self._claims.give_back(taken[len(claims) :])
         return claims
 
-    def _shown(self, one: Taken, record: Record, dependents: dict[int, list[int]]) -> results.Claim:
+    def _shown(self, one: Taken, record: Record) -> results.Claim:
         job, spec = one.seen.job, record.spec
         assert job.run is not None
         prompt = prompt_for(job, spec, record.outcome, resumed=False)
         return results.Claim(
-            job=self._desk.view(one.seen, record, dependents, full=True),
+            job=self._desk.view(one.seen, record, full=True),
             attempt=job.run.attempt,
             attempt_id=job.run.attempt_id,
             token=one.token,

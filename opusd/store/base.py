@@ -52,10 +52,13 @@ class Batch(msgspec.Struct):
 
 
 class Record(msgspec.Struct, frozen=True):
+    """`dependents`: the ids of the jobs that have an edge to this one, finished ones too, ascending."""
+
     job: Job
     spec: Spec
     outcome: Outcome
     pruned: bool = False
+    dependents: tuple[int, ...] = ()
 
 
 class Snapshot(msgspec.Struct):
@@ -148,9 +151,6 @@ class Store(Protocol):
     async def query(self, query: Query) -> list[Record]: ...
 
     async def attempts(self, job: int) -> list[Attempt]: ...
-
-    async def dependents(self, jobs: Sequence[int]) -> dict[int, list[int]]:
-        """The ids of the jobs that have an edge to each of these, finished ones too; those with none are left out."""
 
     async def unpruned(self, ids: Sequence[int]) -> set[int]:
         """Those that exist and are not pruned."""

@@ -132,7 +132,7 @@ class MemoryStore:
 
     async def records(self, ids: Sequence[int]) -> list[Record]:
         tables = self._open()
-        return [tables.record(id_) for id_ in ids if id_ in tables.jobs]
+        return _with_dependents(tables, [tables.record(id_) for id_ in ids if id_ in tables.jobs])
 
     async def by_key(self, keys: Sequence[str]) -> dict[str, tuple[int, bytes]]:
         return {
@@ -147,18 +147,11 @@ class MemoryStore:
         if query.after is not None:
             last = _place(query.order, query.after)
             found = [record for record in found if _place(query.order, sort_values(query.order, record.job)) > last]
-        return found[: query.limit]
+        return _with_dependents(self._open(), found[: query.limit])
 
     async def attempts(self, job: int) -> list[Attempt]:
         attempts = self._open().attempts.get(job, {})
         return [msgspec.json.decode(attempts[number], type=Attempt) for number in sorted(attempts)]
-
-    async def dependents(self, jobs: Sequence[int]) -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
-        for record in self._open().records():
-            for upstream in {edge.upstream for edge in record.job.edges}.intersection(jobs):
-                found.setdefault(upstream, []).append(record.job.id)
-        return found
 
     async def unpruned(self, ids: Sequence[int]) -> set[int]:
         return {record.job.id for record in self._open().records() if not record.pruned}.intersection(ids)
@@ -317,6 +310,14 @@ def _stripped(spec: Spec) -> Spec:
 
 def _events(tables: _Tables) -> list[Event]:
     return [msgspec.json.decode(tables.events[cursor], type=Event) for cursor in sorted(tables.events)]
+
+
+def _with_dependents(tables: _Tables, records: list[Record]) -> list[Record]:
+    found: dict[int, list[int]] = {}
+    for record in tables.records():
+        for upstream in {edge.upstream for edge in record.job.edges}:
+            found.setdefault(upstream, []).append(record.job.id)
+    return [msgspec.structs.replace(one, dependents=tuple(found.get(one.job.id, ()))) for one in records]
 
 
 def _awaited(tables: _Tables) -> set[int]:

@@ -282,12 +282,6 @@ class SqliteStore:
     async def attempts(self, job: int) -> list[Attempt]:
         return [attempt_from(row) for row in await _read(self._lookup, sqlite_query.ATTEMPTS, [job])]
 
-    async def dependents(self, jobs: Sequence[int]) -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
-        for upstream, job in await _read(self._lookup, sqlite_query.DEPENDENTS, [to_json(list(jobs))]):
-            found.setdefault(upstream, []).append(job)
-        return found
-
     async def unpruned(self, ids: Sequence[int]) -> set[int]:
         return {id_ for (id_,) in await _read(self._lookup, sqlite_query.UNPRUNED, [to_json(list(ids))])}
 

@@ -22,7 +22,9 @@ _AMONG: Final = "IN (SELECT value FROM json_each(?))"
 _RECORD: Final = f"""
 SELECT {JOB_COLUMNS}, {SPEC_COLUMNS}, outcome, pruned,
        (SELECT json_group_array(json_array(upstream, on_end, if_unmet, state))
-          FROM (SELECT * FROM dependencies WHERE dependencies.job = jobs.id ORDER BY position))
+          FROM (SELECT * FROM dependencies WHERE dependencies.job = jobs.id ORDER BY position)),
+       (SELECT json_group_array(job)
+          FROM (SELECT DISTINCT job FROM dependencies WHERE upstream = jobs.id ORDER BY job))
   FROM jobs CROSS JOIN specs ON specs.job = jobs.id
   LEFT JOIN outcomes ON outcomes.job = jobs.id
 """
@@ -44,7 +46,6 @@ BY_KEY: Final = f"""
 SELECT key, id, digest FROM jobs CROSS JOIN specs ON specs.job = jobs.id WHERE pruned = 0 AND key {_AMONG}
 """
 ATTEMPTS: Final = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE job = ? ORDER BY attempt"
-DEPENDENTS: Final = f"SELECT DISTINCT upstream, job FROM dependencies WHERE upstream {_AMONG} ORDER BY upstream, job"
 UNPRUNED: Final = f"SELECT id FROM jobs WHERE pruned = 0 AND id {_AMONG}"
 HISTORY: Final = f"SELECT {EVENT_COLUMNS} FROM events WHERE job = ? ORDER BY cursor DESC LIMIT ?"
 TREE_SIZE: Final = "SELECT count(*) FROM ancestry WHERE ancestor = ?"

@@ -82,6 +82,7 @@ _decode_rare = msgspec.json.Decoder(_Rare).decode
 _decode_spec = msgspec.json.Decoder(_SpecRest).decode
 _decode_outcome = msgspec.json.Decoder(Outcome).decode
 _decode_strings = msgspec.json.Decoder(list[str]).decode
+_decode_ids = msgspec.json.Decoder(tuple[int, ...]).decode
 _decode_edges = msgspec.json.Decoder(list[tuple[int, On, IfUnmet, EdgeState]]).decode
 
 
@@ -223,13 +224,14 @@ def spec_from(row: Row) -> Spec:
 
 
 def record_from(row: Row) -> Record:
-    """A Record of JOB_COLUMNS, SPEC_COLUMNS, outcome, pruned, edges."""
-    outcome, pruned, edges = row[13:]
+    """A Record of JOB_COLUMNS, SPEC_COLUMNS, outcome, pruned, edges, dependents."""
+    outcome, pruned, edges, dependents = row[13:]
     return Record(
         job_from(row[:8], edges_from(edges)),
         spec_from(row[8:13]),
         Outcome() if outcome is None else _decode_outcome(outcome),
         pruned == 1,
+        () if dependents == "[]" else _decode_ids(dependents),
     )
 
 

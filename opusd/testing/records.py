@@ -163,7 +163,6 @@ async def everything(store: Store) -> dict[str, Any]:
         "oldest": await store.oldest_event(),
         "keys": await store.by_key(keys),
         "attempts": {record.job.id: await store.attempts(record.job.id) for record in records},
-        "dependents": await store.dependents([record.job.id for record in records]),
         "unpruned": await store.unpruned([record.job.id for record in records]),
         "histories": {record.job.id: await store.history(record.job.id, 3) for record in records},
         "trees": {record.job.id: await store.tree_size(record.job.id) for record in records},

@@ -98,7 +98,7 @@ class Reading:
     async def test_dependents_and_trees_count_over_finished_jobs_too(self, store: Store) -> None:
         up, down = job(1), job(3, Status.COMPLETED, edges=(Edge(1), Edge(1, On.ANY)), ancestors=(1, 2))
         await store.commit(Batch(changes=[born(up), born(job(2, ancestors=(1,), edges=(Edge(1),))), born(down)]))
-        assert await store.dependents([2, 1]) == {1: [2, 3]}
+        assert [record.dependents for record in await store.records([1, 2])] == [(2, 3), ()]
         assert [await store.tree_size(number) for number in (1, 2, 3)] == [2, 1, 0]
 
     async def test_durations_are_those_of_what_completed_last(self, store: Store) -> None:

@@ -62,7 +62,6 @@ class FailingStore:
         self.by_key = store.by_key
         self.query = store.query
         self.attempts = store.attempts
-        self.dependents = store.dependents
         self.unpruned = store.unpruned
         self.history = store.history
         self.tree_size = store.tree_size
@@ -95,7 +94,6 @@ class Keeping:
         assert await store.by_key(["k"]) == {}
         assert await store.query(Query()) == []
         assert await store.attempts(1) == []
-        assert await store.dependents([1]) == {}
         assert await store.unpruned([1]) == set()
         assert await store.history(1, 10) == []
         assert await store.tree_size(1) == 0
@@ -164,7 +162,6 @@ class Keeping:
         change = changed(first, Status.QUEUED, queued_at=START + 9, terms=terms, edges=satisfied, losses=2)
         await store.commit(Batch(changes=[change]))
         assert await store.records([1]) == [Record(change.after, FULL_SPEC, Outcome())]
-        assert await store.dependents([2, 3, 5]) == {2: [1], 5: [1]}
         longer = changed(change.after, edges=(*satisfied, Edge(6)))
         await store.commit(Batch(changes=[longer]))
         assert await active_of(store) == [longer.after]
