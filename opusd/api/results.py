@@ -252,7 +252,7 @@ class Stats(msgspec.Struct, kw_only=True):
 
 
 class Schedule(msgspec.Struct, kw_only=True):
-    """`last_at` is the firing that last made a job, `last_error` why one since then made none; `job` is as sent."""
+    """`last_at` is the firing that last made a job, `last_error` why one since then makes none; `job` is as sent."""
 
     name: str
     cron: str

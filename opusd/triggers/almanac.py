@@ -20,7 +20,7 @@ class Almanac:
     def __init__(self, *, local: Callable[[], tuple[tzinfo, str]], log: Callable[..., None]) -> None:
         self._local = local
         self._log = log
-        self._calendars: dict[tuple[str, str | None], Calendar | None] = {}
+        self._calendars: dict[tuple[str, str | None], Calendar | str] = {}  # or why there is none
         self._moments: dict[str, tuple[Schedule, int | None]] = {}
 
     def clear(self) -> None:
@@ -49,13 +49,22 @@ class Almanac:
             raise InvalidParams(f"$.cron: {error}", path="$.cron") from None
 
     def calendar(self, schedule: Schedule) -> Calendar | None:
-        """None, said once, for one that this machine can't read: its zone is gone, say."""
+        """None for one that this machine can't read: its zone is gone, say."""
+        found = self._found(schedule)
+        return None if isinstance(found, str) else found
+
+    def problem(self, schedule: Schedule) -> str | None:
+        """Why it has no calendar."""
+        found = self._found(schedule)
+        return found if isinstance(found, str) else None
+
+    def _found(self, schedule: Schedule) -> Calendar | str:
         asked = (schedule.cron, schedule.timezone)
         if asked not in self._calendars:
             try:
                 self._calendars[asked] = self.read(*asked, schedule.through)
             except InvalidParams as error:
-                self._calendars[asked] = None
+                self._calendars[asked] = error.message
                 self._log("schedule.unreadable", level="error", schedule=schedule.name, message=error.message)
         return self._calendars[asked]
 

@@ -348,7 +348,7 @@ class Schedules:
             next_at=None if moment is None else to_rfc3339(moment),
             last_at=None if schedule.last_at is None else to_rfc3339(schedule.last_at),
             last_job=schedule.last_job,
-            last_error=schedule.last_error,
+            last_error=self._almanac.problem(schedule) or schedule.last_error,
             job=schedule.job,
         )
 

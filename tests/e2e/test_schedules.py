@@ -74,6 +74,24 @@ def test_a_firing_makes_a_job_that_runs_and_a_restart_makes_it_no_second_time(bu
     assert house("schedule.list")["schedules"][0]["last_job"] == job["id"]
 
 
+def test_a_firing_that_a_full_queue_refused_enters_when_a_reload_makes_room(build):
+    minute = next_minute()
+    house = ahead(build("max_queued = 5\n", start=False), minute - 30).start()
+    house("schedule.add", name="tick", cron="* * * * *", job={"agent": "pull"})
+    house.submit(agent="pull")
+    house.kill()
+    house.configure("max_queued = 1\n")
+    ahead(house, minute + 5).start()
+    end = time.monotonic() + 10
+    while house("schedule.list")["schedules"][0]["last_error"] is None:
+        assert time.monotonic() < end, house.said()
+    assert firings(house, "tick") == []
+    house.configure("max_queued = 5\n")
+    house("system.reload")
+    house.until(lambda: firings(house, "tick") == [stamp(minute)])
+    assert house("schedule.list")["schedules"][0]["last_error"] is None
+
+
 @pytest.mark.slow
 def test_daemons_that_are_killed_around_each_firing_make_one_job_of_each(build):
     chance = random.Random(7)
@@ -81,7 +99,7 @@ def test_daemons_that_are_killed_around_each_firing_make_one_job_of_each(build):
     house = ahead(build(start=False), minute - 30).start()
     for name, misfire in (("each", "all"), ("late", "once")):
         house("schedule.add", name=name, cron="* * * * *", misfire=misfire, job={"agent": "pull"})
-    rounds = 10
+    rounds = 7
     for number in range(rounds):
         house.kill()
         ahead(house, minute + number * MINUTE - chance.uniform(0.3, 0.9)).start()
