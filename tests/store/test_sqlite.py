@@ -352,9 +352,9 @@ async def test_a_full_disk_fails_commits_loses_nothing_and_goes_on_when_there_is
 
 
 async def test_a_read_that_fails_says_so_and_is_no_crash(store, monkeypatch):
-    monkeypatch.setattr(sqlite_query, "DEPENDENTS", "SELECT x FROM nowhere WHERE x = ?")
+    monkeypatch.setattr(sqlite_query, "UNPRUNED", "SELECT x FROM nowhere WHERE x = ?")
     with pytest.raises(StorageUnavailable, match="nowhere"):
-        await store.dependents([1])
+        await store.unpruned([1])
 
 
 async def test_a_start_and_a_page_use_an_index(store):
