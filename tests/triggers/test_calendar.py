@@ -39,6 +39,17 @@ def test_the_last_day_of_a_month_is_l():
     assert firings("0 0 L * *", UTC, "2028-02-01T00:00:00Z", 2) == ["2028-02-29T00:00", "2028-03-31T00:00"]
 
 
+def test_weekdays_may_be_the_first_or_the_last_of_a_month():
+    assert firings("0 0 * * fri#1", UTC, "2026-01-01T00:00:00Z", 2) == ["2026-01-02T00:00", "2026-02-06T00:00"]
+    assert firings("0 0 * * 5L", UTC, "2026-01-01T00:00:00Z", 2) == ["2026-01-30T00:00", "2026-02-27T00:00"]
+
+
+def test_of_a_day_and_a_weekday_either_will_do():
+    assert firings("0 0 13 * fri", UTC, "2026-01-03T00:00:00Z", 3) == [
+        "2026-01-09T00:00", "2026-01-13T00:00", "2026-01-16T00:00",
+    ]  # fmt: skip
+
+
 def test_hours_are_those_of_the_zone_in_summer_and_in_winter():
     assert firings("0 9 1 1,7 *", BERLIN, "2026-01-02T00:00:00Z", 2) == ["2026-07-01T07:00", "2027-01-01T08:00"]
 
