@@ -33,6 +33,7 @@ from opusd.dispatcher.jobs import JobVerbs
 from opusd.dispatcher.launching import Launching
 from opusd.dispatcher.notifications import NotificationVerbs
 from opusd.dispatcher.reads import ReadVerbs
+from opusd.dispatcher.roll import Roll
 from opusd.dispatcher.rooms import offer
 from opusd.dispatcher.schedules import ScheduleVerbs
 from opusd.dispatcher.steering import SteeringVerbs
@@ -177,7 +178,7 @@ class Daemon:
         self._notifier.configure(config.notifications)
         hearing = Hearing(desk, self._feed)
         self._engine.hearing = hearing.heard
-        self._workers = WorkerVerbs(desk, hearing)
+        self._roll = Roll(state)
         self._waits.attach(desk)
         self._intake = Intake(
             policies=config.retry, env_secret=config.security.env_secret, home=os.environ.get("HOME", "/")
@@ -203,7 +204,7 @@ class Daemon:
             AnswerVerbs(desk),
             reads,
             SteeringVerbs(desk, reads, self._waits),
-            self._workers,
+            WorkerVerbs(desk, hearing, self._roll),
             self._waits,
             self._feed,
             self._upkeep,
@@ -215,7 +216,7 @@ class Daemon:
         alive = Attempts(state)
         callers = Callers(
             attempt_of=pool.attempt_of,
-            held_by=self._workers.held_by,
+            held_by=self._roll.held_by,
             attempt_by_id=alive.by_id,
             attempt_by_token=alive.by_token,
         )
@@ -272,7 +273,7 @@ class Daemon:
         assert self._tally is not None
         self._tally.released(changes)
         self._desk.released(changes)
-        self._workers.released(changes)
+        self._roll.released(changes)
         self._feed.released(changes, events)
         self._waits.released(changes)
         self._notifier.released(events)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from opusd.core import budgets, cooling, quotas, scheduler
-from opusd.core.job import EdgeState, Ending, Job
+from opusd.core.job import EdgeState, Ending, Job, Run
 from opusd.core.lifecycle import Status
 from opusd.core.order import job_of
 from opusd.core.times import format_duration, to_rfc3339
@@ -30,7 +30,8 @@ _MOST_EDGES: Final = 20
 def constraints(state: State, job: Job, now: int) -> list[Constraint]:
     """What keeps a job from running, most telling first; empty when it may start at the next turn, runs or has ended.
 
-    Of those that have ended one that expired says why, for no attempt of it does.
+    Of those that run one that a worker holds says who has it and until when; of those that have ended one that
+    expired says why, for no attempt of it does.
     """
     match job.status:
         case Status.HELD:
@@ -55,6 +56,8 @@ def constraints(state: State, job: Job, now: int) -> list[Constraint]:
             return [_ending(job)]
         case Status.RUNNING if job.run is not None and job.run.ending is not None:
             return [_ending(job)]
+        case Status.RUNNING if job.run is not None and job.run.worker is not None:
+            return [_held(job.run)]
         case Status.QUEUED:
             return _queued(state, job, now)
         case Status.EXPIRED:
@@ -96,7 +99,18 @@ def _ending(job: Job) -> Constraint:
         Ending.PUT_BACK: " because the daemon stops",
     }
     words = goal.get(run.ending, "") if run.ending is not None else ""
-    return Constraint("cancelling", f"attempt {run.attempt} is being ended{words}", run.kill_at)
+    detail = f"attempt {run.attempt} is being ended{words}"
+    if run.worker is None:
+        return Constraint("cancelling", detail, run.kill_at)
+    told = f"worker {run.worker} is told by its next heartbeat, and its lease is not renewed"
+    return Constraint("cancelling", f"{detail}: {told}", run.lease_until)
+
+
+def _held(run: Run) -> Constraint:
+    if run.lease_until is None:
+        return Constraint("lease", f"the lease of worker {run.worker} is over: the job is put back")
+    until = to_rfc3339(run.lease_until)
+    return Constraint("lease", f"worker {run.worker} holds it until {until}, or longer if it says so", run.lease_until)
 
 
 def _edges(state: State, job: Job) -> list[Constraint]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from random import random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET
 
-from opusd.agents.kernel import parent_and_start
 from opusd.api import results
 from opusd.core import attempts, leases
 from opusd.core.access import require_person
@@ -26,17 +25,15 @@ from opusd.dispatcher.tokens import hash_token
 from opusd.dispatcher.views import Snapshot, snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from opusd.api import params as p
     from opusd.api import types as wire
     from opusd.core.decision import Decision
-    from opusd.core.job import Change, Spec
+    from opusd.core.job import Spec
     from opusd.dispatcher.desk import Desk, Session
     from opusd.dispatcher.hearing import Hearing
+    from opusd.dispatcher.roll import Roll
     from opusd.store.base import Record
 
-_MOST_SEEN: Final = 10_000
 _LONGEST_LEASE: Final = 24 * 3600 * SECOND
 _MOST_BYTES: Final = 3 << 20  # of claims in one reply, which has at most 4 MiB
 _MOST_DATA: Final = 1 << 20
@@ -45,39 +42,17 @@ _MOST_OPTIONS: Final = 100
 _FAILURES: Final = sorted(failure.value for failure in FailureClass if failure is not FailureClass.CANCELLED)
 
 
-class _Seen(msgspec.Struct):
-    """What is known of a worker since the daemon's start."""
-
-    agents: tuple[str, ...]
-    last_seen: int
-    completed: int = 0
-    failed: int = 0
+class _Answer(NamedTuple):
+    job: wire.Job | None
+    claims: list[results.Claim]
 
 
 class WorkerVerbs:
-    def __init__(self, desk: Desk, hearing: Hearing) -> None:
+    def __init__(self, desk: Desk, hearing: Hearing, roll: Roll) -> None:
         self._desk = desk
         self._hearing = hearing
         self._claims = Claims(desk)
-        self._seen: dict[str, _Seen] = {}
-        self._holders: dict[tuple[int, int], tuple[int, int]] = {}  # (job, attempt) -> (pid, start) of its worker
-
-    def released(self, changes: Iterable[Change]) -> None:
-        """These changes are on disk: whoever held an attempt that is over holds it no longer."""
-        if not self._holders:
-            return
-        for change in changes:
-            before = change.before
-            if before is not None and before.run is not None and change.after.run is None:
-                self._holders.pop((before.id, before.run.attempt), None)
-
-    def held_by(self, pid: int) -> list[tuple[int, int]]:
-        """The attempts whose worker is this process: what descends from it is their agent."""
-        found = [key for key, (holder, _) in self._holders.items() if holder == pid]
-        if not found:
-            return []
-        now = parent_and_start(pid)
-        return [key for key in found if now is not None and now[1] == self._holders[key][1]]
+        self._roll = roll
 
     # --- claiming ---------------------------------------------------------------------------------
 
@@ -95,7 +70,7 @@ class WorkerVerbs:
             raise
         if not taken and seconds > 0:
             taken = await self._claims.wait(asked, seconds)
-        return results.Claims(claims=await self._handed(session, taken))
+        return results.Claims(claims=(await self._handed(session, taken)).claims)
 
     def _unanswered(self, future: asyncio.Future[list[Taken]]) -> None:
         if not future.cancelled() and future.exception() is None:
@@ -117,32 +92,36 @@ class WorkerVerbs:
             group=params.group,
             min_tier=0 if params.min_tier is None else int(Tier[params.min_tier.upper()]),
         )
-        self._see(params.worker, tuple(params.agents or leases.claimed_agents(self._desk.state)))
+        agents = tuple(params.agents or leases.claimed_agents(self._desk.state))
+        self._roll.see(params.worker, self._desk.now(), agents)
         asked = Asked(params.worker, wanted, params.count, _lease(params.lease, path))
         return asked, read(path, "wait", parse_duration, params.wait) / 1e6
 
-    async def _handed(self, session: Session, taken: list[Taken], beside: int = 0) -> list[results.Claim]:
-        """The claims as the reply shows them, which has `beside` bytes already.
+    async def _handed(self, session: Session, taken: list[Taken], done: Snapshot | None = None) -> _Answer:
+        """What the reply shows: the claims, and the job that is `done`. All of it is read at once.
 
-        Back go those that it can't hold, and all of them when nobody is there to read it.
+        Back go the claims that a reply can't hold, and all of them when nobody is there to read it.
         """
-        if not taken:
-            return []
-        ids = [one.seen.job.id for one in taken]
+        seen = [*([] if done is None else [done]), *(one.seen for one in taken)]
+        if not seen:
+            return _Answer(None, [])
+        ids = [one.job.id for one in seen]
         records = {record.job.id: record for record in await self._desk.store.records(ids)}
+        job = None if done is None else self._desk.view(done, records[done.job.id], full=True)
         claims: list[results.Claim] = []
+        size = len(msgspec.json.encode(job)) if taken else 0
         for one in taken:
             shown = self._shown(one, records[one.seen.job.id])
-            beside += len(msgspec.json.encode(shown))
-            if beside > _MOST_BYTES and claims:
+            size += len(msgspec.json.encode(shown))
+            if size > _MOST_BYTES and claims:
                 break
             claims.append(shown)
         if session.gone:
             claims = []
         for one in taken[: len(claims)]:
-            self._remember(session, one.seen.job)
+            self._roll.holds(session.caller, one.seen.job)
         self._claims.give_back(taken[len(claims) :])
-        return claims
+        return _Answer(job, claims)
 
     def _shown(self, one: Taken, record: Record) -> results.Claim:
         job, spec = one.seen.job, record.spec
@@ -172,8 +151,8 @@ class WorkerVerbs:
             if job.run.worker is None:
                 desk.engine.liveness.heard((number, job.run.attempt), desk.clock.monotonic())
             else:
-                self._remember(session, job)
-                self._see(job.run.worker)
+                self._roll.holds(session.caller, job)
+                self._roll.see(job.run.worker, desk.now())
                 future = desk.writer.command(
                     lambda decision: self._renew(decision, number, hashed, lease), _actor(job.run.worker)
                 )
@@ -247,9 +226,9 @@ class WorkerVerbs:
         asked = None if params.claim is None else self._asked(params.claim, "$.claim")[0]
         number = await self._desk.find(params.id)
         seen, taken = await self._finish(session, number, params.token, end, asked)
-        job = await self._desk.show(seen)
-        beside = len(msgspec.json.encode(job)) if taken else 0
-        return results.Finished(job=job, claims=await self._handed(session, taken, beside))
+        job, claims = await self._handed(session, taken, seen)
+        assert job is not None
+        return results.Finished(job=job, claims=claims)
 
     async def _finish(
         self, session: Session, number: int, token: str, end: End, asked: Asked | None = None
@@ -273,7 +252,7 @@ class WorkerVerbs:
             outcome, spec = await self._brought(job)
             future = desk.writer.command(decide, _actor(worker))
         done = await future
-        self._count(worker, end)
+        self._roll.count(worker, desk.now(), end)
         return done
 
     async def _brought(self, job: Job) -> tuple[Outcome, Spec | None]:
@@ -290,50 +269,8 @@ class WorkerVerbs:
     async def worker_list(self, session: Session, params: p.WorkerList) -> results.Workers:
         del params
 
-        def look() -> list[results.WorkerInfo]:
-            held: dict[str, list[int]] = {}
-            for job in self._desk.state.running.values():
-                if job.run is not None and job.run.worker is not None:
-                    held.setdefault(job.run.worker, []).append(job.id)
-            known = {**{worker: _Seen((), self._desk.now()) for worker in held}, **self._seen}
-            return [
-                results.WorkerInfo(
-                    worker=worker,
-                    agents=list(seen.agents),
-                    jobs=sorted(held.get(worker, ())),
-                    last_seen=to_rfc3339(seen.last_seen),
-                    completed=seen.completed,
-                    failed=seen.failed,
-                )
-                for worker, seen in sorted(known.items())
-            ]
-
         async with session.turn:
-            return results.Workers(workers=await self._desk.writer.read(look))
-
-    def _see(self, worker: str, agents: tuple[str, ...] | None = None) -> None:
-        """It was here just now; of too many workers those are forgotten that were here first."""
-        seen = self._seen.pop(worker, None) or _Seen((), 0)
-        seen.last_seen = self._desk.now()
-        if agents is not None:
-            seen.agents = agents
-        self._seen[worker] = seen
-        if len(self._seen) > _MOST_SEEN:
-            del self._seen[next(iter(self._seen))]
-
-    def _count(self, worker: str, end: End) -> None:
-        self._see(worker)
-        if end.failure is None:
-            self._seen[worker].completed += end.question is None
-        elif not end.never_ran:
-            self._seen[worker].failed += 1
-
-    def _remember(self, session: Session, job: Job) -> None:
-        """Whose process holds this attempt: the one that claims it or sends its heartbeats, if that is no agent's."""
-        caller = session.caller
-        started = None if caller.agent or caller.pid <= 0 else parent_and_start(caller.pid)
-        if started is not None and job.run is not None:
-            self._holders[job.id, job.run.attempt] = (caller.pid, started[1])
+            return results.Workers(workers=await self._desk.writer.read(lambda: self._roll.call(self._desk.now())))
 
     @staticmethod
     def _require_own(session: Session, number: int) -> None:

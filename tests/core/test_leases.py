@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from opusd.core import attempts, leases
+from opusd.core import attempts, explain, leases
 from opusd.core.attempts import End
 from opusd.core.errors import LeaseLost
 from opusd.core.job import Job, Outcome, Tier
@@ -126,6 +126,23 @@ def test_an_attempt_that_is_being_ended_is_not_renewed_and_ends_as_was_asked() -
     assert world.tick(MINUTE).lapsed != []
     world.end(job, "lost")
     assert world[job].status is Status.CANCELLED
+
+
+def test_a_held_job_says_by_whom_and_until_when_and_how_it_is_being_ended() -> None:
+    world = World()
+    job = world.submit(agent="pull")
+    assert [one.kind for one in explain.constraints(world.state, world[job], world.now)] == ["worker"]
+    claimed(world)
+    [held] = explain.constraints(world.state, world[job], world.now)
+    assert (held.kind, held.until) == ("lease", world.now + MINUTE)
+    assert "worker w1 holds it until" in held.detail
+    assert explain.reason(world.state, world[job], world.now) is None
+    world.cancel(job)
+    [ending] = explain.constraints(world.state, world[job], world.now)
+    assert (ending.kind, ending.until) == ("cancelling", world.now + MINUTE)
+    assert "worker w1 is told by its next heartbeat" in ending.detail
+    [lapsed] = world.tick(MINUTE).lapsed
+    assert "lease" in explain.constraints(world.state, lapsed, world.now)[0].detail
 
 
 def test_a_worker_that_exceeds_the_timeout_is_told_and_then_timed_out() -> None:

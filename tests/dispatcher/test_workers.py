@@ -1,6 +1,7 @@
 """Claims that wait, and what one commit holds: a job and the worker it came to, an end and the next claim."""
 
 import asyncio
+import os
 
 import pytest
 from msgspec import UNSET
@@ -12,6 +13,7 @@ from opusd.core.lifecycle import Status
 from opusd.dispatcher.answers import AnswerVerbs
 from opusd.dispatcher.feed import Feed
 from opusd.dispatcher.hearing import Hearing
+from opusd.dispatcher.roll import Roll
 from opusd.dispatcher.workers import WorkerVerbs
 from opusd.store.base import CommitFailed
 from tests.core.world import PERSON
@@ -26,9 +28,14 @@ class Session:
 
 
 @pytest.fixture
-async def workers(engines):
-    workers = WorkerVerbs(engines.desk, Hearing(engines.desk, Feed(0)))
-    engines.watchers.append(lambda changes, _: workers.released(changes))
+def roll(engines):
+    return Roll(engines.state)
+
+
+@pytest.fixture
+async def workers(engines, roll):
+    engines.watchers.append(lambda changes, _: roll.released(changes))
+    workers = WorkerVerbs(engines.desk, Hearing(engines.desk, Feed(0)), roll)
     await engines.begin()
     return workers
 
@@ -215,6 +222,23 @@ async def test_agents_may_neither_claim_nor_end_what_workers_hold(engines, worke
         await workers.worker_heartbeat(
             Session(Caller(agent=True, job=9, attempt=1)), p.WorkerHeartbeat(id=1, token=held.token)
         )
+
+
+async def test_what_a_workers_process_holds_is_known_until_the_attempt_is_over(engines, workers, roll):
+    me = Session(Caller(uid=os.getuid(), pid=os.getpid()))
+    for _ in range(2):
+        await engines.submit(agent="pull")
+    first, second = await claims(workers, me, count=2)
+    assert roll.held_by(os.getpid()) == [(1, 1), (2, 1)]
+    await workers.worker_complete(me, p.WorkerComplete(id=1, token=first.token))
+    assert roll.held_by(os.getpid()) == [(2, 1)]
+    other = Session(Caller(uid=os.getuid(), pid=os.getppid()))  # it passed the job on
+    await workers.worker_heartbeat(other, p.WorkerHeartbeat(id=2, token=second.token))
+    assert (roll.held_by(os.getpid()), roll.held_by(os.getppid())) == ([], [(2, 1)])
+    await workers.worker_release(me, p.WorkerRelease(id=2, token=second.token))
+    assert roll.held_by(os.getppid()) == []
+    roll.holds(me.caller, engines.state.jobs[2])  # an answer that comes late: nobody holds it any more
+    assert roll.held_by(os.getpid()) == []
 
 
 async def test_workers_are_listed_with_what_they_hold_and_did(engines, workers):

@@ -135,6 +135,7 @@ class Page:
             "where it is",
             [
                 ("reason", job.get("reason")),
+                ("worker", job.get("worker")),
                 ("progress", _progress(progress)),
                 ("question", question.get("text")),
                 ("options", ", ".join(str(option) for option in question.get("options") or [])),
