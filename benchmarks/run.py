@@ -6,6 +6,7 @@ Ends with 1 when one of them says that a target was missed.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 PROGRAMS = {
     "scale": "1,000,000 queued jobs beside 1,000: calls, dispatch, memory, start",
     "humans": "an interactive job while the pool is full and 100,000 jobs are queued",
+    "peers": "beside beanstalkd, Huey, RQ, arq, SAQ, Dramatiq, Celery and procrastinate, and the limits of the machine",
 }
 
 
@@ -29,12 +31,12 @@ def main() -> int:
     unknown = [name for name in names if name not in PROGRAMS]
     if unknown:
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(PROGRAMS)}")
+    paths = [str(Path(__file__).resolve().parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     failed = []
     for name in names:
         print(f"--- {name}: {PROGRAMS[name]}", flush=True)
-        if subprocess.run(
-            [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *passed], check=False
-        ).returncode:
+        if subprocess.run([sys.executable, "-m", name, *passed], check=False, env=environment).returncode:
             failed.append(name)
     if failed:
         print(f"missed a target, or could not measure: {', '.join(failed)}")

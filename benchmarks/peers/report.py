@@ -1,0 +1,144 @@
+"""The table on the terminal, and docs/benchmarks.md with its charts, from one run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from peers.chart import bars, figure
+from peers.figures import Row, Verdict, unmeasured, verdicts
+
+LABELS = {
+    "limits": "echo of the JSON, uvloop",
+    "sqlite": "raw sqlite3, 100 a commit",
+    "beanstalkd": "beanstalkd -f0",
+    "huey": "Huey, SQLite with fsync",
+    "rq": "RQ, Redis",
+    "arq": "arq, Redis",
+    "saq": "SAQ, Redis",
+    "dramatiq": "Dramatiq, Redis",
+    "celery": "Celery, Redis",
+    "procrastinate": "procrastinate, PostgreSQL",
+}
+_LIMITS = ("limits", "sqlite")
+_CHARTS = ("one", "eight", "flight", "batch", "work", "memory")
+
+
+@dataclass
+class Run:
+    """`notes` are about this run alone."""
+
+    folder: Path
+    rounds: int
+    seconds: float
+    versions: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    load: list[float] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    when: str = ""
+
+    def machine(self) -> str:
+        return (
+            f"{os.cpu_count()} processors ({_processor()}), {_memory() / 2**30:.0f} GiB, Linux {platform.release()}, "
+            f"{_file_system(self.folder)}, Python {sys.version.split()[0]}"
+        )
+
+
+def show(rows: Sequence[Row]) -> int:
+    """Prints all; how many targets were missed."""
+    judged = verdicts(rows)
+    for row in rows:
+        print(f"\n{row.title}, {row.unit}")
+        for name in sorted(row.samples, key=row.median, reverse=row.more_is_better):
+            low, high = min(row.samples[name]), max(row.samples[name])
+            spread = f"{figure(low)} to {figure(high)}" if len(row.samples[name]) > 1 else ""
+            print(f"  {LABELS.get(name, name):<44}{figure(row.median(name)):>10}  {spread}")
+        for verdict in judged:
+            if verdict.row is row:
+                print(f"  {'met   ' if verdict.met else 'MISSED'} {_words(verdict)}")
+    for what in unmeasured(rows):
+        print(f"not measured: {what}")
+    missed = sum(not verdict.met for verdict in judged)
+    print(f"\n{len(judged) - missed} of {len(judged)} targets met")
+    return missed
+
+
+def write(rows: Sequence[Row], run: Run, page: Path) -> None:
+    """The page, and beside it a folder of the same name with the charts."""
+    charts = page.with_suffix("")
+    charts.mkdir(exist_ok=True)
+    judged = verdicts(rows)
+    missed = [verdict for verdict in judged if not verdict.met]
+    lines = [
+        "# opusd beside other queues",
+        "",
+        'Written by `make bench ARGS="peers -- --report docs/benchmarks.md"`; benchmarks/README.md says what each line',
+        "measures, and how. All are durable: each call is answered once its change is synchronised to disk. Payloads",
+        "have 300 bytes. Figures are medians of the rounds, with the least and the most.",
+        "",
+        f"{run.when}: {run.machine()}; {run.rounds} rounds, {run.seconds:g} s a line and queue in each.",
+        f"Load of the machine {run.load[0]:.1f} when it began, {run.load[-1]:.1f} when it ended.",
+        "",
+        f"Versions: {'; '.join(run.versions)}.",
+        "",
+        *[f"{note}\n" for note in run.notes],
+        "## Targets",
+        "",
+        f"{len(judged) - len(missed)} of {len(judged)} hold.",
+        "",
+        "| | beside | measured | target | |",
+        "| --- | --- | ---: | ---: | --- |",
+    ]
+    for verdict in judged:
+        sign = "at least" if verdict.row.more_is_better else "at most"
+        lines.append(
+            f"| {verdict.row.title} | {_against(verdict)} | {verdict.ratio:.2f}x | {sign} {verdict.target.ratio:g}x"
+            f" | {'met' if verdict.met else '**missed**'} |"
+        )
+    lines += ["", *[f"Not measured: {what}.\n" for what in [*unmeasured(rows), *run.missing]], "## Figures", ""]
+    for row in rows:
+        lines += [f"### {row.title[0].upper()}{row.title[1:]}", ""]
+        if row.key in _CHARTS:
+            (charts / f"{row.key}.svg").write_text(bars(row, LABELS, _LIMITS))
+            lines += [f"![{row.title}]({charts.name}/{row.key}.svg)", ""]
+        lines += [f"| {row.unit} | median | least | most |", "| --- | ---: | ---: | ---: |"]
+        for name in sorted(row.samples, key=row.median, reverse=row.more_is_better):
+            samples = row.samples[name]
+            figures = " | ".join(figure(value) for value in (row.median(name), min(samples), max(samples)))
+            lines.append(f"| {LABELS.get(name, name)} | {figures} |")
+        lines.append("")
+    page.write_text("\n".join(lines).rstrip() + "\n")
+
+
+def _words(verdict: Verdict) -> str:
+    sign = ">=" if verdict.row.more_is_better else "<="
+    return f"{verdict.ratio:.2f}x {_against(verdict)} (target {sign} {verdict.target.ratio:g}x)"
+
+
+def _against(verdict: Verdict) -> str:
+    best = LABELS.get(verdict.best, verdict.best)
+    return f"{verdict.target.name} ({best})" if verdict.target.name else best
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _file_system(folder: Path) -> str:
+    best = ("", "unknown")
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, place, kind = line.split()[:3]
+        if folder.is_relative_to(place) and len(place) >= len(best[0]):
+            best = (place, kind)
+    return best[1]
