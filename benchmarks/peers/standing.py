@@ -29,7 +29,7 @@ slots = 0
 def measure(
     folder: Path, queued: int, rounds: int, subjects: dict[str, Subject], redis: servers.Server | None
 ) -> list[Row]:
-    """opusd and beanstalkd with `queued` jobs each; the Redis of the other lines with ten thousand each."""
+    """Both lines: opusd and beanstalkd hold `queued` jobs each, Redis ten thousand of each library."""
     many = f"{queued:,}"
     restart = Row(
         "restart",
