@@ -85,6 +85,8 @@ class Program:
             except OSError as error:
                 what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
                 raise NotStarted("spawn", f"the worker can't start {argv[0]}: {what}") from error
+            except (ValueError, subprocess.SubprocessError) as error:
+                raise NotStarted("spawn", f"the worker can't start {argv[0]}: {error}") from error
 
     # --- its end ----------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import math
 import os
 import signal
 import socket
+import sys
 import time
 
 import msgspec
@@ -247,7 +248,7 @@ class Worker:
             self._screen.talk(f"job {number}: the lease was over before it could begin")
             return None
         own = {
-            "OPUSD_SOCKET": self._line.path,
+            "OPUSD_SOCKET": os.path.abspath(self._line.path),
             "OPUS_JOB_ID": str(number),
             "OPUS_ATTEMPT": str(claim["attempt"]),
             "OPUS_ATTEMPT_ID": claim["attempt_id"],
@@ -350,9 +351,13 @@ class Worker:
         return None
 
     def _show(self, job: dict[str, Any]) -> None:
-        if self._screen.as_json:
-            self._screen.json(job)
-        elif self._screen.quiet:
-            self._screen.line(str(job["id"]))
-        else:
-            self._screen.line(brief(self._screen, job))
+        try:
+            if self._screen.as_json:
+                self._screen.json(job)
+            elif self._screen.quiet:
+                self._screen.line(str(job["id"]))
+            else:
+                self._screen.line(brief(self._screen, job))
+            sys.stdout.flush()
+        except BrokenPipeError:  # nobody reads on: as with other tools, this one has no more to do
+            self._stop()

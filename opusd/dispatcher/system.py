@@ -97,7 +97,10 @@ class SystemVerbs:
         return results.BackupMade(path=str(path), bytes=path.stat().st_size)
 
     async def system_shutdown(self, session: Session, params: p.SystemShutdown) -> results.Done:
-        """Answered when the agents are as asked, or the time is over; then the daemon ends."""
+        """Answered when the agents are as asked, or the time is over; then the daemon ends.
+
+        Workers are no agents of the daemon: their leases outlive it.
+        """
         require_person(session.caller, "shutting the daemon down")
         seconds = None if params.timeout is None else read("$", "timeout", parse_duration, params.timeout) / 1e6
         self._desk.state.draining = True
@@ -108,11 +111,11 @@ class SystemVerbs:
                 self._desk.state.draining = False
                 raise
         if params.agents != "leave":
-            await self._waits.idle(seconds)
+            await self._waits.idle(seconds, workers=False)
         self._stop()
         return results.Done()
 
     def _put_all_back(self, decision: Decision) -> None:
-        for job in list(self._desk.state.running.values()):
+        for job in list(self._desk.state.pushed.values()):
             after = attempts.put_back(decision, job, self._desk.state.limits.grace)
             self._desk.engine.stop_after(decision, after)

@@ -204,8 +204,8 @@ class Waits:
                 if not await desk.clock.wait(changed, deadline - desk.clock.monotonic()):
                     return
 
-    async def idle(self, seconds: float | None) -> bool:
-        """Until no attempt runs; false when the time is over first."""
+    async def idle(self, seconds: float | None, *, workers: bool = True) -> bool:
+        """Until no attempt runs, of `workers` neither if they count; false when the time is over first."""
         desk = self._desk
         assert desk is not None
         event = asyncio.Event()
@@ -215,7 +215,7 @@ class Waits:
             while True:
                 event.clear()
                 await desk.settled()
-                if not desk.state.running:
+                if not (desk.state.running if workers else desk.state.pushed):
                     return True
                 left = None if deadline is None else deadline - desk.clock.monotonic()
                 if not await desk.clock.wait(event, left):

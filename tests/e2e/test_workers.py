@@ -239,6 +239,18 @@ def test_leases_and_tokens_outlive_the_daemon(pulling):
     assert refused(pulling, "worker.complete", **token) == "lease_lost"
 
 
+@pytest.mark.parametrize("agents", ["stop", "drain", "leave"])
+def test_a_shutdown_leaves_workers_their_jobs(agents, pulling):
+    job = work(pulling)
+    [held] = claim(pulling)
+    pulling.client().call("system.shutdown", agents=agents)
+    assert pulling.process.wait(10) == 0
+    pulling.restart()
+    token = {"id": job["id"], "token": held["token"]}
+    assert pulling("worker.heartbeat", **token)["cancel"] is False
+    assert pulling("worker.complete", **token)["job"]["status"] == "completed"
+
+
 WORKER = """
 import sys, time
 from opus_client import Client

@@ -78,3 +78,26 @@ def test_what_an_agent_asks_cannot_write_to_the_terminal(opusctl, asking, job):
         "jobs": [job(5, "needs_input", question={"id": 1, "text": "a\x1b[2Jb", "options": []})]
     }
     assert "\x1b" not in opusctl("answer").out
+
+
+def test_a_job_asks_with_its_own_token(opusctl, daemon, job, monkeypatch):
+    question = {"id": "1", "text": "Which one?", "options": ["a", "b"]}
+    daemon.answers["worker.ask"] = job(41, "needs_input", question=question, reason="waits for a person's answer")
+    ran = opusctl("ask", "Which one?")
+    assert (ran.code, "does not run inside a job" in ran.err) == (2, True)
+    monkeypatch.setenv("OPUS_JOB_ID", "41")
+    monkeypatch.setenv("OPUS_TOKEN", "secret")
+    assert opusctl("ask", "Which one?", "--option", "a", "-o", "b", "-q").out == "41\n"
+    assert daemon.sent("worker.ask") == [{"id": 41, "token": "secret", "text": "Which one?", "options": ["a", "b"]}]
+    assert opusctl("ask", "Which one?").code == 0
+    assert opusctl("ask").code == 2
+
+
+def test_a_question_of_an_attempt_that_is_over_is_a_wrong_state(opusctl, daemon, refusal, monkeypatch):
+    def lost(params):
+        raise refusal(-32007, "lease_lost", "this token is not that of a running attempt")
+
+    monkeypatch.setenv("OPUS_JOB_ID", "41")
+    monkeypatch.setenv("OPUS_TOKEN", "old")
+    daemon.answers["worker.ask"] = lost
+    assert opusctl("ask", "Which one?").code == 5

@@ -198,3 +198,11 @@ def test_events_prints_what_is_kept_and_ends(opusctl, daemon):
         ["2", NOW, "job.started"],
     ]
     assert daemon.sent("events.subscribe")[1] == {"since": 0, "kinds": ["job.failed", "daemon.started"], "jobs": [5]}
+
+
+def test_a_job_that_a_worker_holds_shows_which_one(opusctl, daemon, job):
+    daemon.answers |= {
+        "job.get": job(5, "running", agent="pull", worker="gpu-1"),
+        "job.history": {"events": [], "attempts": [], "chain": [5]},
+    }
+    assert re.search(r"worker +gpu-1\n", opusctl("show", "5").out)
