@@ -37,6 +37,7 @@ def wanted(agent: Agent | None, job: Job, failure: FailureClass, failures: int) 
 def carry_on(decision: Decision, job: Job, spec: Spec, previous: dict[str, Any], brought: Outcome) -> Job:
     """The next link: a new job of the other agent, in the old one's place; whoever waits, waits for it.
 
+    It does not expire: the first attempt that `expires_in` asks for has been, and its time counts from the old place.
     It goes on in the worktree that the old one had: what is done there is part of what happened before.
     """
     state = decision.state
@@ -48,6 +49,7 @@ def carry_on(decision: Decision, job: Job, spec: Spec, previous: dict[str, Any],
         retry=agent.retry,
         timeout=job.terms.timeout if job.terms.timeout is not None else agent.timeout,
         needs=checked_needs(state.limits, agent, dict(job.terms.needs)),
+        expires_in=None,
         labels=kept_labels(agent, spec.labels),
     )
     link = Job(

@@ -267,6 +267,16 @@ def test_an_attempt_that_the_daemon_ended_for_its_time_counts_as_a_failed_one(en
     assert world.specs[2].previous[0]["class"] == {"timeout": "timeout", "stall": "stalled"}[ending]
 
 
+def test_a_link_does_not_expire_for_the_first_attempt_has_been() -> None:
+    """It stands where the old job stood, and so would often have expired before it began."""
+    world = chained()
+    one = world.submit(expires_in=HOUR)
+    started(world)
+    world.tick(2 * HOUR)
+    world.end(one, "auth")
+    assert started(world) == [2]
+
+
 @pytest.mark.parametrize("free", ["rate_limited", "lost"])
 def test_what_costs_no_retry_brings_no_escalation_nearer(free: str) -> None:
     world = chained(escalate_after=2)

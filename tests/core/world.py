@@ -67,7 +67,7 @@ def depends(ref: int | str, on: str = "success", if_unmet: str | None = None) ->
 def submission(prompt: str | None = "do it", *, command: list[str] | None = None, **fields: Any) -> Submission:
     labels = fields.pop("labels", [])
     digest = fields.pop("digest", b"")
-    extra = {name: fields.pop(name) for name in ("env",) if name in fields}
+    extra = {name: fields.pop(name) for name in ("env", "payload", "metadata", "cwd") if name in fields}
     prompt = None if command else prompt
     spec = Spec(title=prompt or "job", prompt=prompt, command=command, labels=labels, digest=digest, **extra)
     return Submission(spec=spec, **fields)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from opusd.core.attempts import End
     from opusd.core.job import Change, Event, Job
-    from opusd.core.limits import Limits
+    from opusd.core.limits import Agent, Limits
     from opusd.core.retry import Policy
     from tests.core.world import World
 
@@ -53,6 +53,8 @@ class Record(msgspec.Struct):
     answered: bool = False
     ends: list[str] = []  # every final state that it had
     next_link: int | None = None
+    retried: bool = False  # by a person, and be it that its dependencies can't be met
+    parked: bool = False  # its agent's auto_resume is off, and it met a limit
 
 
 class Ledger:
@@ -109,6 +111,10 @@ class Ledger:
         step = before.status.value, after.status.value
         assert step[0] == step[1] or step in STEPS & CONTRACT, f"{step[0]} became {step[1]}"
         record = self.of[after.id]
+        by_person = change.event is not None and change.event.actor.startswith("user:")
+        if record.parked or (after.status is Status.HELD and step[0] != "held"):
+            assert (after.status is Status.HELD) is (record.parked or by_person), f"auto_resume: {after.status}"
+        record.parked = False
         if before.run is not None and after.run is None and before.status.value in ("running", "cancelling"):
             self.end(before, after, record)
         elif step == ("queued", "running"):
@@ -138,6 +144,7 @@ class Ledger:
             self.expire(before, record)
         if old in FINAL:
             assert not before.escalated, "a link of a chain was retried"
+            record.retried = True
         if old in FINAL or (old == "retrying" and self.person):
             record.retries = record.failures = record.losses = record.limits = 0
             record.due = None
@@ -224,6 +231,8 @@ class Ledger:
             assert after.due_at is None
         if expected == "queued":
             assert after.queued_at == before.queued_at, "put back, it lost its place"
+        record.parked = (expected, failure) == ("queued", "rate_limited") and not self.agent(before).auto_resume
+        self.seen["parked"] += record.parked
         if expected == "needs_input" and report.question is not None:
             record.asked_until = self.steady() + self.rules.answer_in
 
@@ -272,6 +281,9 @@ class Ledger:
         record.due = now + low, now + high
         return "retrying"
 
+    def agent(self, job: Job) -> Agent:
+        return self.rules.agents[job.terms.agent]
+
     def retried(self, policy: Policy, failure: str, spent: int) -> bool:
         allowed = failure not in NEVER_RETRIED if policy.on is None else FailureClass(failure) in policy.on
         return policy.strategy is not Strategy.NONE and allowed and spent < policy.max_retries
@@ -279,7 +291,7 @@ class Ledger:
     # --- chains -------------------------------------------------------------------------------------
 
     def escalates(self, job: Job, failure: str, record: Record) -> bool:
-        agent = self.rules.agents[job.terms.agent]
+        agent = self.agent(job)
         on = agent.escalate_on
         if agent.escalate_to is None or (failure in NOT_ESCALATED if on is None else FailureClass(failure) not in on):
             return False
@@ -291,7 +303,7 @@ class Ledger:
         old, spec = self.world.known[number], change.spec
         told = self.world.specs[number]
         assert spec is not None
-        agent = self.rules.agents[self.rules.agents[old.terms.agent].escalate_to or ""]
+        agent = self.rules.agents[self.agent(old).escalate_to or ""]
         assert link.terms.agent == agent.name
         for name in ("type", "tier", "boost", "source", "group", "interactive"):
             assert getattr(link.terms, name) == getattr(old.terms, name), f"an escalation drops {name}"
@@ -300,6 +312,7 @@ class Ledger:
         assert dict(link.terms.needs) == {**dict(agent.needs), **dict(old.terms.needs)}
         assert link.terms.timeout == (old.terms.timeout if old.terms.timeout is not None else agent.timeout)
         assert link.queued_at == old.queued_at, "an escalation drops queued_at"
+        assert link.terms.expires_in is None
         assert len(spec.previous) == len(told.previous) + 1
         assert spec.previous[-1]["agent"] == old.terms.agent
         self.of[link.id].ready = self.of[number].ready

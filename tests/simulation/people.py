@@ -33,7 +33,7 @@ class People:
             self.crowd: 20 * HOUR, self.again: 6 * HOUR,
             self.cancel: 80 * MINUTE, self.hold: 2 * HOUR, self.release: 80 * MINUTE, self.retry: 2 * HOUR,
             self.update: HOUR, self.pause: 9 * HOUR, self.resize: 15 * HOUR, self.reopen: 30 * HOUR,
-            week.jump: 20 * HOUR, week.crash: 11 * HOUR,
+            week.jump: 7 * HOUR, week.crash: 11 * HOUR,
         }  # fmt: skip
         for act, mean in often.items():
             self.every(mean, act)
@@ -91,6 +91,11 @@ class People:
             "run_at": pick((None,) * 5 + (self.world.now + self.week.between(SECOND, 10 * HOUR),)),
             "held": self.chance.random() < 0.03,
             "depends": tuple(edges),
+            "labels": pick(([], ["for:ana"])),
+            "payload": {"n": self.chance.random()},
+            "metadata": {"m": self.chance.random()},
+            "worktree": pick((None, None, True)),
+            "verify": pick((None, None, ["make", "test"])),
             **fixed,
         }
         agent = fields.pop("agent", agent)
@@ -187,8 +192,10 @@ class People:
         self.attempt(lambda: self.world.update(number, **fields))
 
     def questions(self, change: Change) -> None:
-        """Most questions are answered within hours, some never."""
+        """Most questions are answered within hours, some never. And some clocks are set just when a retry waits."""
         job = change.after
+        if job.status is Status.RETRYING and self.chance.random() < 0.05:
+            self.week.after(self.week.between(0, 20 * SECOND), self.week.jump)
         if job.status is not Status.NEEDS_INPUT or job.extra is None or job.extra.question is None:
             return
         if self.chance.random() < 0.2 or (change.before is not None and change.before.status is Status.NEEDS_INPUT):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from opusd.core.job import EdgeState, Tier
+from opusd.core.job import EdgeState, IfUnmet, Tier
 from opusd.core.lifecycle import ALIVE, Status
 from tests.core import oracle
 from tests.core.world import HOUR, MINUTE
@@ -52,7 +52,7 @@ class Starts:
         self.slots = {name: agent.slots for name, agent in self.rules.agents.items()}
         self.paused: set[str] = set()
         self.lent: set[int] = set()
-        self.queued: dict[int, None] = {}
+        self.queued: dict[str, dict[int, None]] = {name: {} for name in self.rules.agents}
         self.alive: dict[int, None] = {}
         self.blocked: dict[int, None] = {}
         self.closed: dict[str, Closed] = {}
@@ -68,13 +68,15 @@ class Starts:
     def watch(self, change: Change) -> None:
         """After the ledger's, when `known` has the change."""
         before, after = change.before, change.after
-        for index, statuses in (
-            (self.queued, (Status.QUEUED,)), (self.alive, tuple(ALIVE)), (self.blocked, (Status.BLOCKED,))
-        ):  # fmt: skip
-            if after.status in statuses:
-                index[after.id] = None
-            else:
+        if before is not None:
+            for index in (self.queued[before.terms.agent], self.alive, self.blocked):
                 index.pop(after.id, None)
+        if after.status is Status.QUEUED:
+            self.queued[after.terms.agent][after.id] = None
+        elif after.status in ALIVE:
+            self.alive[after.id] = None
+        elif after.status is Status.BLOCKED:
+            self.blocked[after.id] = None
         if after.edges or (before is not None and before.edges):
             self._heirs = None
         row = change.attempt
@@ -204,6 +206,7 @@ class Starts:
         mine, ready = self.place(before), self.ledger.of[before.id].ready
         assert ready is not None
         self.seen["past half the bound"] += self.ledger.steady() - ready > BOUND // 2
+        reserving = self.reserving() if others else []
         for other in others:
             claimed = not self.rules.agents[other.terms.agent].slots
             if claimed is not (run.worker is not None) or not self.fits(other):
@@ -211,7 +214,7 @@ class Starts:
             since = self.ledger.of[other.id].ready
             assert since is not None
             place = self.place(other)
-            if place < mine and not self.reserved_before(other, place):
+            if place < mine and not self.reserved_before(other, place, reserving):
                 late = f"job {before.id} started before job {other.id}"
                 assert mine[0] == 0 or ready - since <= BOUND, f"{late}, ready {(ready - since) / HOUR:.1f} h earlier"
                 raise AssertionError(f"{late}, which stands before it")
@@ -268,52 +271,56 @@ class Starts:
 
     def candidates(self, counts: Counter[str], but: int | None = None) -> list[Job]:
         """The queued jobs that could start at this moment, reservations aside."""
-        agents = {name: not self.shut(name) for name in self.rules.agents}
-        plain = counts["pool"] < self.pool
-        over = counts["over"] < self.rules.interactive_slots
-        found = []
-        for number in self.queued:
-            job = self.world.known[number]
-            agent = job.terms.agent
-            if number == but or not agents[agent]:
+        known, found = self.world.known, []
+        plain, over = counts["pool"] < self.pool, counts["over"] < self.rules.interactive_slots
+        lacking: dict[object, bool] = {}  # alike jobs lack the same
+        for agent, queued in self.queued.items():
+            claimed = not self.rules.agents[agent].slots
+            free = claimed or (plain and counts[f"agent:{agent}"] < self.slots[agent])
+            if not queued or not (free or over) or self.shut(agent):
                 continue
-            if self.rules.agents[agent].slots:
-                free = plain and counts[f"agent:{agent}"] < self.slots[agent]
-                if not self.slots[agent] or not (free or (over and job.terms.interactive)):
+            for job in map(known.__getitem__, queued):
+                terms = job.terms
+                if not (free or terms.interactive) or job.id == but:
                     continue
-            if self.lacks(job, counts) is None:
-                found.append(job)
+                alike = agent, terms.group, terms.needs, terms.source, terms.interactive, _by(job)
+                if alike not in lacking:
+                    lacking[alike] = self.lacks(job, counts) is not None
+                if not lacking[alike]:
+                    found.append(job)
         return found
 
-    def reserved_before(self, job: Job, place: Place) -> bool:
-        """Whether one before it, ready for ten minutes and more, may have reserved what it needs."""
-        needs, now = dict(job.terms.needs), self.ledger.steady()
-        if not needs:
-            return False
-        old = [number for number in self.queued if self.aged(number, now)]
-        return any(
-            needs.keys() & dict(self.world.known[number].terms.needs) and self.place(self.world.known[number]) < place
-            for number in old
-        )
+    def waiting(self) -> list[Job]:
+        return [self.world.known[number] for queued in self.queued.values() for number in queued]
 
-    def aged(self, number: int, now: int) -> bool:
-        """Whether it may have been first for so long that it reserves what it needs."""
-        since = self.ledger.of[number].ready
-        return since is not None and now - since >= self.rules.reserve_after
+    def reserved_before(self, job: Job, place: Place, reserving: list[tuple[Place, set[str]]]) -> bool:
+        """Whether one that stands before it may have reserved what it needs."""
+        names = {name for name, _ in job.terms.needs}
+        return any(other < place and names & needs for other, needs in reserving)
+
+    def reserving(self) -> list[tuple[Place, set[str]]]:
+        """Those that may have been first for ten minutes, and then reserve what they need."""
+        old = self.ledger.steady() - self.rules.reserve_after
+        return [
+            (self.place(job), {name for name, _ in job.terms.needs})
+            for job in self.waiting()
+            if job.terms.needs and (since := self.ledger.of[job.id].ready) is not None and since <= old
+        ]
 
     def rest(self, *, idle: bool) -> None:
         """After a tick nothing is left queued that could run, and nothing that has expired; `idle`: a worker is."""
-        known, now = self.world.known, self.ledger.steady()
+        now = self.ledger.steady()
         for agent, closed in list(self.closed.items()):
             if closed.probe is not None and now - closed.since >= MINUTE:
                 del self.closed[agent]
-        for job in self.candidates(self.counts()):
-            if self.rules.agents[job.terms.agent].slots or idle:
-                assert self.reserved_before(job, self.place(job)), f"job {job.id} could start and was left"
-        for number in self.queued:
-            job, record = known[number], self.ledger.of[number]
-            if job.terms.expires_in is not None and not record.attempts and record.ready is not None:
-                assert self.ledger.steady() < record.ready + job.terms.expires_in, f"job {number} should have expired"
+        found = [job for job in self.candidates(self.counts()) if self.rules.agents[job.terms.agent].slots or idle]
+        reserving = self.reserving() if found else []
+        for job in found:
+            assert self.reserved_before(job, self.place(job), reserving), f"job {job.id} could start and was left"
+        for job in self.waiting():
+            within = job.terms.expires_in
+            if within is not None and not job.attempts:
+                assert now < (self.ledger.of[job.id].ready or 0) + within, f"job {job.id} should have expired"
 
 
 def anything(job: Job) -> bool:
@@ -335,7 +342,7 @@ def waits_for_a_person(ledger: Ledger, job: Job) -> bool:
     if job.status is not Status.BLOCKED:
         return False
     return any(
-        edge.state is EdgeState.UNMET
+        (edge.state is EdgeState.UNMET and (edge.if_unmet is IfUnmet.BLOCK or ledger.of[job.id].retried))
         or (edge.state is EdgeState.PENDING and waits_for_a_person(ledger, known[edge.upstream]))
         for edge in job.edges
     )

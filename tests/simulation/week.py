@@ -102,15 +102,21 @@ class Week:
                 moments.append(self.steady + self._wake_at - self.world.now)
             assert moments, f"nothing is to happen any more, and yet {self.left()}"
             self.steps += 1
-            passed = max(0, min(moments) - self.steady)
-            self.steady += passed
-            self.world.now += passed
+            self.pass_time(max(0, min(moments) - self.steady))
             assert self.steady < self.length + 3 * WEEK, f"it does not drain: {self.left()}"
             if self._events and self._events[0][0] <= self.steady:
                 heappop(self._events)[2]()
             if not self.down:
                 self.tick()
         self.settle()
+
+    def pass_time(self, passed: int) -> None:
+        """Just before the next moment nothing could start: else time alone had let it, and nobody was woken."""
+        for part in (passed - 1, 1) if passed > 1 else (passed,):
+            self.steady += part
+            self.world.now += part
+            if part > 1 and not self.down:
+                self.starts.rest(idle=self.crew.idle())
 
     def is_over(self) -> bool:
         return all(waits_for_a_person(self.ledger, job) for job in self.world.state.jobs.values())
@@ -133,8 +139,8 @@ class Week:
         for job in plan.stop:
             self.stop(job)
         for job in plan.lapsed:
+            self.crew.lapse(job)
             self.report(job.id, job.attempts, End(failure=FailureClass.LOST, first=False))
-            self.seen["lapsed"] += 1
         if plan.lapsed:
             self.tick()
         else:
@@ -339,7 +345,7 @@ class Week:
     def jump(self) -> None:
         """Somebody sets the clock."""
         if not self.down:
-            by = self.chance.choice((-5 * HOUR, -20 * MINUTE, -3 * SECOND, 2 * SECOND, 7 * MINUTE, 2 * HOUR, DAY))
+            by = self.chance.choice((-5 * HOUR, -20 * MINUTE, -3 * SECOND, 2 * SECOND, 7 * MINUTE, 2 * HOUR, 4 * HOUR))
             self.world.jump(by)
             self.world.decide(lambda _: None)
             self.seen["clock set"] += 1

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from opusd.core.job import Job
     from tests.simulation.week import Week
 
+LEASE = 2 * MINUTE
+
 
 class Crew:
     """`busy`: the job that each has."""
@@ -21,6 +23,7 @@ class Crew:
     def __init__(self, week: Week) -> None:
         self.week = week
         self.busy: dict[str, int | None] = dict.fromkeys(("w1", "w2", "w3"))
+        self.until: dict[int, int] = {}  # job -> when the lease on it is over unless it is renewed
 
     def idle(self) -> bool:
         """Whether one has nothing to do that would take anything."""
@@ -31,6 +34,11 @@ class Crew:
         for name, job in self.busy.items():
             if job == number:
                 self.busy[name] = None
+
+    def lapse(self, job: Job) -> None:
+        """A lease is over when that was said, and never one that was renewed in time."""
+        assert self.week.steady == max(self.until[job.id], self.week.ledger.up_since), "a lease is over at another time"
+        self.week.seen["lapsed"] += 1
 
     def claim(self) -> None:
         """Idle workers take what there is for them, each what it wants."""
@@ -46,7 +54,7 @@ class Crew:
             self.week.starts.fits = lambda job, tier=tier: job.terms.tier >= tier  # type: ignore[misc]
             got = self.week.world.decide(
                 lambda decision, name=name, wanted=wanted: leases.claim(  # type: ignore[misc]
-                    decision, name, wanted, 1, 2 * MINUTE, self.week.world.mint
+                    decision, name, wanted, 1, LEASE, self.week.world.mint
                 ),
                 f"worker:{name}",
             )
@@ -57,6 +65,7 @@ class Crew:
 
     def work(self, job: Job, name: str) -> None:
         assert job.run is not None
+        self.until[job.id] = self.week.steady + LEASE
         token, number, attempt = job.run.token_hash, job.id, job.attempts
         length, dies = self.week.between(SECOND, 20 * MINUTE), self.week.chance.random() < 0.12
         window = self.week.providers["pull"].closed(self.week.steady)
@@ -81,11 +90,13 @@ class Crew:
         with suppress(LeaseLost):
             job = leases.holder(self.week.world.state, number, token, self.week.world.now)
             self.week.world.decide(lambda decision: leases.renew(decision, job, None))
+            if job.run is not None and job.run.ending is None:
+                self.until[number] = self.week.steady + LEASE
 
     def deliver(self, number: int, attempt: int, token: bytes, failure: str | None) -> None:
         """A worker is done. With an old token it changes nothing, whatever has become of the job."""
         if self.week.down:
-            self.week.after(30 * SECOND, lambda: self.deliver(number, attempt, token, failure))
+            self.week.late.append(lambda: self.deliver(number, attempt, token, failure))
             return
         run = self.week.world.known[number].run
         good = run is not None and run.token_hash == token and (run.lease_until or 0) > self.week.world.now
