@@ -93,10 +93,13 @@ class Claims:
 
     def give_back(self, taken: Iterable[Taken]) -> None:
         """Nobody learned that it holds these: they are queued again where they stood."""
+        self.unlearned((one.seen.job.id, one.seen.job.attempts) for one in taken)
+
+    def unlearned(self, held: Iterable[tuple[int, int]]) -> None:
+        """The same, of (job, attempt)."""
         end = End(failure=FailureClass.LOST, message="the claim was not answered", never_ran=True)
-        for one in taken:
-            job = one.seen.job
-            self._desk.engine.spawn(self._desk.engine.end(job.id, job.attempts, end))
+        for job, attempt in held:
+            self._desk.engine.spawn(self._desk.engine.end(job, attempt, end))
 
     def _serve(self, decision: Decision) -> None:
         """With each decision, what it made ready; and in each turn, what time did."""

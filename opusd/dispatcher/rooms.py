@@ -20,4 +20,7 @@ def offer(rooms: Iterable[object]) -> Any:
             if verb is not None:
                 assert method.verb not in offered, method.name
                 offered[method.verb] = verb
+                unanswered = getattr(room, f"{method.verb}_unanswered", None)
+                if unanswered is not None:
+                    offered[f"{method.verb}_unanswered"] = unanswered
     return SimpleNamespace(**offered)

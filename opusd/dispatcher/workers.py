@@ -102,11 +102,25 @@ class WorkerVerbs:
 
         Back go the claims that a reply can't hold, and all of them when nobody is there to read it.
         """
+        try:
+            answer = await self._read(taken, done)
+        except BaseException:  # a cancelled call, a registry that can't be read
+            self._claims.give_back(taken)
+            raise
+        if session.gone:
+            answer.claims.clear()
+        held = len(answer.claims)
+        for one in taken[:held]:
+            self._roll.holds(session.caller, one.seen.job)
+        self._claims.give_back(taken[held:])
+        return answer
+
+    async def _read(self, taken: list[Taken], done: Snapshot | None) -> _Answer:
         seen = [*([] if done is None else [done]), *(one.seen for one in taken)]
         if not seen:
             return _Answer(None, [])
-        ids = [one.job.id for one in seen]
-        records = {record.job.id: record for record in await self._desk.store.records(ids)}
+        found = await self._desk.store.records([one.job.id for one in seen])
+        records = {record.job.id: record for record in found}
         job = None if done is None else self._desk.view(done, records[done.job.id], full=True)
         claims: list[results.Claim] = []
         size = len(msgspec.json.encode(job)) if taken else 0
@@ -116,12 +130,13 @@ class WorkerVerbs:
             if size > _MOST_BYTES and claims:
                 break
             claims.append(shown)
-        if session.gone:
-            claims = []
-        for one in taken[: len(claims)]:
-            self._roll.holds(session.caller, one.seen.job)
-        self._claims.give_back(taken[len(claims) :])
         return _Answer(job, claims)
+
+    def worker_claim_unanswered(self, result: results.Claims | results.Finished) -> None:
+        """The reply could not be written: whoever asked does not know what it holds."""
+        self._claims.unlearned((one.job.id, one.attempt) for one in result.claims)
+
+    worker_complete_unanswered = worker_fail_unanswered = worker_claim_unanswered
 
     def _shown(self, one: Taken, record: Record) -> results.Claim:
         job, spec = one.seen.job, record.spec

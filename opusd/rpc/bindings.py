@@ -27,17 +27,22 @@ class Commands(Protocol):
     """What answers: any object with a coroutine for each method it offers, named as `Method.verb` says.
 
     `events_subscribe(session, params, sink)` takes the sink of `opusd.rpc.subscriptions` as well.
+    A command that hands something out may come with `VERB_unanswered(result)`: nobody was there to read it.
     Calls of one connection are started in the order sent; a command that decides holds
     `session.turn` while it does, so that they take effect in that order.
     """
 
 
 class Binding(msgspec.Struct, frozen=True):
-    """One method with what answers it; `pushes` says that it wants a sink for events, too."""
+    """One method with what answers it; `pushes` says that it wants a sink for events, too.
+
+    `unanswered` is told of a result whose reply could not be written.
+    """
 
     method: Method[Any, Any]
     call: Callable[..., Awaitable[Any]]
     pushes: bool = False
+    unanswered: Callable[[Any], None] | None = None
 
 
 _PLACE: Final = re.compile(r" - at `(.*)`$", re.DOTALL)
@@ -137,5 +142,7 @@ def bind(commands: Commands, version: str) -> dict[str, Binding]:
     for method in METHODS.values():
         call = getattr(commands, method.verb, None) or getattr(own, method.verb, None)
         if call is not None:
-            own.bindings[method.name] = Binding(method, call, pushes=method.name == "events.subscribe")
+            unanswered = getattr(commands, f"{method.verb}_unanswered", None)
+            pushes = method.name == "events.subscribe"
+            own.bindings[method.name] = Binding(method, call, pushes=pushes, unanswered=unanswered)
     return own.bindings

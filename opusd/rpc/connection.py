@@ -254,7 +254,8 @@ class Connection(asyncio.Protocol):
         except OpusError as error:
             reply = encode_error(call.id, error)
             result = None
-        self._reply(call, reply)
+        if not self._reply(call, reply) and result is not None and call.binding.unanswered is not None:
+            call.binding.unanswered(result)
         if sink is not None:
             if isinstance(result, Subscription) and not call.notified:
                 sink.open(result.cursor)
@@ -272,19 +273,21 @@ class Connection(asyncio.Protocol):
         if self._eof:
             self._loop.call_soon(self._pump)
 
-    def _reply(self, call: Call, reply: bytes) -> None:
-        """At the very end of its task: its id may be used again as soon as the client has this."""
+    def _reply(self, call: Call, reply: bytes) -> bool:
+        """At the very end of its task: its id may be used again as soon as the client has this.
+
+        False when it goes nowhere.
+        """
         call.answered = True
         if self._calls.get(call.id) is call:
             del self._calls[call.id]
-        if not call.notified:
-            self._answer(call.id, reply, call.reply_to)
+        return not call.notified and self._answer(call.id, reply, call.reply_to)
 
-    def _answer(self, call_id: Id, reply: bytes, reply_to: Gathering | None) -> None:
+    def _answer(self, call_id: Id, reply: bytes, reply_to: Gathering | None) -> bool:
         if reply_to is None:
-            self._write(reply + b"\n")
-        else:
-            reply_to.add(call_id, reply)
+            return self._write(reply + b"\n")
+        reply_to.add(call_id, reply)
+        return not self._session.gone
 
     def _end(self, call: Call) -> None:
         """Its task is over, one way or the other: it may have been cancelled before it began."""
@@ -313,11 +316,13 @@ class Connection(asyncio.Protocol):
         if (whole := gathering.done()) is not None:
             self._write(whole + b"\n")
 
-    def _write(self, data: bytes) -> None:
-        """A reply or an event; what stands alone leaves at once."""
-        if not self._session.gone and self._lingering is None and not self._transport.is_closing():
-            self._outlet.note(len(data))
-            self._outflow.write(data, alone=len(self._running) <= 1)
+    def _write(self, data: bytes) -> bool:
+        """A reply or an event; what stands alone leaves at once. False when nobody is there to read it."""
+        if self._session.gone or self._lingering is not None or self._transport.is_closing():
+            return False
+        self._outlet.note(len(data))
+        self._outflow.write(data, alone=len(self._running) <= 1)
+        return not self._transport.is_closing()
 
     def _full(self) -> None:
         self._taking.clear()

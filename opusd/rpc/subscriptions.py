@@ -19,7 +19,7 @@ UNSENT_EVENTS = 256 * 1024
 class Outlet:
     """The transport as sinks see it, and how many bytes of events it has not sent yet."""
 
-    def __init__(self, write: Callable[[bytes], None], unsent: Callable[[], int], limit: int = UNSENT_EVENTS) -> None:
+    def __init__(self, write: Callable[[bytes], object], unsent: Callable[[], int], limit: int = UNSENT_EVENTS) -> None:
         self._write = write
         self._unsent = unsent
         self._limit = limit

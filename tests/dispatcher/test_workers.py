@@ -153,6 +153,21 @@ async def test_a_claim_whose_connection_is_gone_when_it_is_answered_is_released(
     await engines.until(lambda: engines.state.jobs[1].status is Status.QUEUED)
 
 
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), OSError("the disk is gone")])
+async def test_a_claim_whose_answer_cannot_be_read_goes_back_at_no_cost(error, engines, workers, monkeypatch):
+    await engines.submit(agent="pull")
+
+    async def records(ids):
+        raise error
+
+    monkeypatch.setattr(engines.desk.store, "records", records, raising=False)
+    with pytest.raises(type(error)):
+        await workers.worker_claim(Session(), p.WorkerClaim(worker="w"))
+    monkeypatch.undo()
+    await engines.until(lambda: engines.state.jobs[1].status is Status.QUEUED)
+    assert (engines.state.jobs[1].attempts, engines.state.jobs[1].losses) == (1, 0)
+
+
 async def test_claims_that_one_reply_cannot_hold_go_back_at_no_cost(engines, workers):
     for _ in range(5):
         await engines.submit(agent="pull", prompt="x" * (700 << 10))  # the title is as long

@@ -114,6 +114,19 @@ def test_a_claim_that_waits_gets_the_job_that_comes_and_the_first_in_line_goes_f
     assert claim(pulling, wait=0.05) == []
 
 
+def test_a_claim_that_asks_for_no_answer_keeps_no_job(pulling):
+    job, next_job = work(pulling), work(pulling)
+    client = pulling.client()
+    client.notify("worker.claim", worker="mute")
+    pulling.until(lambda: pulling.get(job)["attempts"] == 1 and pulling.get(job)["status"] == "queued")
+    [held] = claim(pulling)
+    assert held["job"]["id"] == job["id"]
+    token = {"id": job["id"], "token": held["token"]}
+    client.notify("worker.complete", **token, result=1, claim={"worker": "mute"})
+    assert pulling.ended(job)["status"] == "completed"
+    pulling.until(lambda: pulling.get(next_job)["attempts"] == 1 and pulling.get(next_job)["status"] == "queued")
+
+
 def test_a_waiting_claim_whose_connection_ends_keeps_no_job(pulling):
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(str(pulling.socket))
