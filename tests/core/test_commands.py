@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from opusd.core.errors import Conflict, DependencyError, InvalidParams, OpusError
-from opusd.core.job import EdgeState, Ending, Job, Tier
+from opusd.core.job import EdgeState, Ending, Job, Source, Tier
 from opusd.core.lifecycle import Status
 from opusd.core.retry import PRESETS
 from tests.core.world import HOUR, MINUTE, SECOND, World, depends
@@ -294,7 +294,7 @@ def test_a_command_has_no_prompt_and_machines_get_no_critical() -> None:
         world.update(job, prompt="hello")
     world.update(job, command=["pwd"])
     assert world.specs[job.id].command == ["pwd"]
-    automated = world.submit(source="automated")
+    automated = world.submit(source=Source.AUTOMATED)
     with pytest.raises(InvalidParams):
         world.update(automated, tier=Tier.CRITICAL)
 
