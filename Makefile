@@ -4,6 +4,7 @@
 #   make test     the tests; ARGS="-k order -x" are passed to pytest
 #   make check    format, lint, types, import contracts, freshness of generated files
 #   make bench    the benchmarks; an error when a target is missed (benchmarks/README.md)
+#   make crashtest   kill the daemon, and fail its disk, at over a thousand points of a workload (docs/reliability.md)
 #   make agents-real   real Claude Code, Codex, OpenCode and aider under opusd; installs about 1 GB (docs/agents.md)
 #   make format   what `make check` would ask for, as far as a program can do it
 #   make ci       everything that CI runs
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 GENERATORS := $(sort $(wildcard docs/generate*.py))
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench agents-real format generate ci clean
+.PHONY: help demo test check bench crashtest agents-real format generate ci clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +56,10 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.run
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+# CI runs a part of it among the tests. It needs strace.
+crashtest: $(VENV)/.test
+	$(BIN)/python -m tests.crash $(ARGS)
 
 # Not part of CI: it needs npm, and the registries when it is first run.
 agents-real: $(VENV)/.test

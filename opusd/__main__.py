@@ -22,17 +22,19 @@ from opusd.lockfile import AlreadyRunning, LockFile
 from opusd.notify import Supervisor
 from opusd.rpc.place import PlaceRefused
 from opusd.store.base import OutcomeUnknown, StoreError
+from opusd.threads import lacks_room
 from opusd.wiring import check_agents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_NO_ROOM = 71
 _IO_ERROR = 74
 _CONFIG_ERROR = 78
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0; 1 for a fault; 2 usage; 74, 75, 78 as sysexits.h has them."""
+    """The exit status: 0; 1 for a fault; 2 usage; 71, 74, 75, 78 as sysexits.h has them."""
     arguments = _parser().parse_args(argv)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:  # each connection and each attempt takes descriptors; agents get the usual limit back
@@ -85,6 +87,14 @@ def _run(settings: Settings, config: Config, supervisor: Supervisor) -> int:
         )
     except OpusError as error:
         return _refuse(error.message, 1)
+    except (OSError, RuntimeError) as error:
+        if not lacks_room(error):
+            raise
+        return _refuse(
+            f"the machine has no room for another thread or process ({error}): end some, or raise the limit"
+            " (ulimit -u, TasksMax=), and start again",
+            _NO_ROOM,
+        )
     finally:
         lock.release()
     return 0

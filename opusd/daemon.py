@@ -52,6 +52,7 @@ from opusd.rpc.callers import Callers
 from opusd.rpc.place import exposed
 from opusd.rpc.server import RpcServer
 from opusd.store.sqlite import SqliteStore
+from opusd.threads import started
 from opusd.triggers.schedules import Schedules
 from opusd.wiring import check_agents, launch_values, retention_values
 
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 
 _CLOSE_SECONDS: Final = 5.0
 _POOL_NET: Final = 20_000
+_THREADS: Final = 4
 """Above what pool.resize allows: only a scheduler that can't count ever meets it."""
 _QUIET_KINDS: Final = frozenset({"job.submitted", "job.queued", "job.blocked", "job.scheduled", "job.updated"})
 """Too many to be told of at level info: `opusctl history` and the audit trail have them."""
@@ -110,6 +112,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Until `stop` or SIGTERM. StoreError and OutcomeUnknown come out of here; everything is closed behind them."""
+        asyncio.get_running_loop().set_default_executor(started(_THREADS, "opusd"))
         async with AsyncExitStack() as stack:
             pool = AgentPool(runs=self._runs, report=self._report, limit=_POOL_NET)
             stack.push_async_callback(pool.close)

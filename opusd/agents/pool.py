@@ -11,7 +11,6 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +22,7 @@ from opusd.agents.reader import OutputReader
 from opusd.agents.result import NAME as RESULT_NAME
 from opusd.agents.spec import Adopted, Chunk, Ended, Exit, Launch, NeverRan, Report, Started
 from opusd.agents.watch import OutputWatch
+from opusd.threads import started
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class AgentPool:
         self._attempts: dict[Key, Attempt] = {}
         self._shims: dict[int, Attempt] = {}
         self._watch = OutputWatch(inotify=inotify)
-        self._threads = ThreadPoolExecutor(8, "opusd-agents")
+        self._threads = started(8, "opusd-agents")
         self._reader = OutputReader(self._watch, self._threads)
         self._scope: str | None = None
         self._closed = False
@@ -302,8 +302,9 @@ class AgentPool:
 
     def _settled(self, attempt: Attempt, ended: Ended | None) -> None:
         if ended is None and attempt.generation == self._generation:
+            # Killed, or without room for its claim: that says nothing of the job, which is to be tried again.
             message = "cannot start: its shim ended before it could claim the attempt"
-            ended = attempt.ended(Exit(kind="spawn", errno=errno.EIO, message=message))
+            ended = attempt.ended(Exit(kind="spawn", errno=errno.EAGAIN, message=message))
         self._over(attempt, ended)
 
     def _over(self, attempt: Attempt, ended: Ended | None) -> None:

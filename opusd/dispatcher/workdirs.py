@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 
 from opusd.agents.worktree import Place, Tree, WorktreeError
+from opusd.threads import started
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,7 +36,7 @@ class Workdirs:
         self.worktrees = worktrees
         self._state = state
         self._store = store
-        self._threads = ThreadPoolExecutor(_THREADS, "opusd-git")
+        self._threads = started(_THREADS, "opusd-git")
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def close(self) -> None:

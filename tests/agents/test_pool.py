@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import resource
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from opusd.agents import launcher
 from opusd.agents.spec import Exit, Started
 from opusd.agents.traces import bearers
 from opusd.testing.bench import Bench
@@ -301,3 +303,25 @@ uvloop.run(main())
     argv = [sys.executable, "-W", "error", "-c", program]
     said = await asyncio.to_thread(subprocess.run, argv, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
     assert said.stdout.decode().strip() == "hi [(1, 4, None), (2, None, 15)]"
+
+
+async def test_a_shim_that_ends_before_its_claim_says_nothing_of_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in = tmp_path / "launcher.py"
+    stand_in.write_text(
+        "import importlib.util, os, sys\n"
+        f"spec = importlib.util.spec_from_file_location('launcher', {str(launcher._PROGRAM)!r})\n"
+        "module = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        "module.shim.run = lambda *_: os._exit(137)\n"
+        "sys.exit(module.main())\n"
+    )
+    monkeypatch.setattr(launcher, "_PROGRAM", stand_in)
+    bench = Bench(tmp_path)
+    await bench.pool.open()
+    bench.start("true")
+    ended = await bench.ended()
+    await bench.pool.close()
+    assert (ended.exit.kind, ended.exit.errno) == ("spawn", errno.EAGAIN)
+    assert "before it could claim" in ended.exit.message
