@@ -159,7 +159,7 @@ def _plain(error: ValueError, kind: Any) -> str:
     """The words of msgspec in those of TOML: "Expected `int`, got `str`"; and what may be chosen."""
     text = str(error).split(" - at ")[0]
     if text.startswith("Invalid enum value"):
-        return f"{text.removeprefix('Invalid enum value ')} is none of {', '.join(_choices(kind))}"
+        return f"{text.removeprefix('Invalid enum value ')} is not one of {', '.join(_choices(kind))}"
     text = _QUOTED.sub(lambda quoted: " or ".join(_WORDS.get(word, word) for word in quoted[1].split(" | ")), text)
     return text.replace("Expected", "expected")
 

@@ -112,7 +112,7 @@ def _days(first: str | None, last: str | None) -> list[int]:
         return []
     for name in (first, last or first):
         if name not in _DAYS:
-            raise ValueError(f"{name!r} is none of {', '.join(_DAYS)}")
+            raise ValueError(f"{name!r} is not one of {', '.join(_DAYS)}")
     begin, end = _DAYS.index(first), _DAYS.index(last or first)
     return [day % 7 for day in range(begin, (end if end >= begin else end + 7) + 1)]
 

@@ -218,7 +218,7 @@ class WorkerVerbs:
     async def worker_fail(self, session: Session, params: p.WorkerFail) -> results.Finished:
         error = params.error
         if error.class_ not in _FAILURES:
-            message = f"$.error.class: {error.class_!r} is none of {', '.join(_FAILURES)}"
+            message = f"$.error.class: {error.class_!r} is not one of {', '.join(_FAILURES)}"
             raise InvalidParams(message, path="$.error.class")
         until = None if error.until is None else read("$.error", "until", from_rfc3339, error.until)
         end = End(

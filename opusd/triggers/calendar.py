@@ -73,7 +73,7 @@ def _expression(cron: str) -> str:
     text = cron.strip()
     if text.startswith("@"):
         if text.lower() not in WORDS:
-            raise ValueError(f"{cron[:40]!r} is none of {', '.join(WORDS)}")
+            raise ValueError(f"{cron[:40]!r} is not one of {', '.join(WORDS)}")
         return WORDS[text.lower()]
     if len(text) > _LONGEST:
         raise ValueError(f"it has more than {_LONGEST} characters")

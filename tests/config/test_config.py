@@ -179,7 +179,7 @@ def test_an_unknown_key_is_named_with_its_table_and_the_nearest_that_exists(data
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"max_concurrent": "3"}, "max_concurrent: '3' is none of auto"),
+        ({"max_concurrent": "3"}, "max_concurrent: '3' is not one of auto"),
         ({"max_concurrent": True}, "max_concurrent: expected a number or a string, got a boolean"),
         ({"max_concurrent": 0}, "max_concurrent: expected a number >= 1"),
         ({"order": 3}, "order is a table, not a number"),
@@ -197,7 +197,7 @@ def test_an_unknown_key_is_named_with_its_table_and_the_nearest_that_exists(data
         ({"min_free_disk": "some"}, "min_free_disk: a size is a number of bytes"),
         ({"min_free_memory": "auto"}, "min_free_memory: a size is a number of bytes"),
         ({"output": {"head": "many"}}, "output.head: a size is a number of bytes"),
-        ({"log": {"level": "lod"}}, "log.level: 'lod' is none of debug, info, warning, error"),
+        ({"log": {"level": "lod"}}, "log.level: 'lod' is not one of debug, info, warning, error"),
         ({"groups": {"x": {"max_running": 0}}}, "groups.x.max_running: expected a number >= 1"),
         ({"quotas": {"source": {"robot": {}}}}, "quotas.source.robot: [quotas.source] has no key 'robot'"),
         ({"routes": [{}]}, "routes[1].agent is missing"),

@@ -128,7 +128,7 @@ def _shows(span: object, wall: datetime) -> bool:
         ("22:00-25:00", "25:00 is no time of the day"),
         ("22:00-24:01", "24:01 is no time of the day"),
         ("22:60-23:00", "22:60 is no time of the day"),
-        ("mon-fry 22:00-06:00", "'fry' is none of mon, tue"),
+        ("mon-fry 22:00-06:00", "'fry' is not one of mon, tue"),
         ("mon 22:00-06:00, sat", "ends with days that have no times"),
         ("noon", "'noon' is no window"),
     ],

@@ -74,7 +74,7 @@ def test_any_other_url_is_refused(url: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ({**HOOK, "on": ["faild"]}, "notifications[1].on: 'faild' is none of failed, expired"),
+        ({**HOOK, "on": ["faild"]}, "notifications[1].on: 'faild' is not one of failed, expired"),
         ({**HOOK, "on": []}, "notifications[1].on is empty"),
         ({**HOOK, "name": ""}, "notifications[1].name"),
         ({**HOOK, "command": ["true"]}, "a command or a url, one of the two"),
@@ -86,12 +86,12 @@ def test_any_other_url_is_refused(url: str, words: str) -> None:
         ({**HOOK, "secret": {"from_env": ""}}, "names nothing"),
         ({**HOOK, "include": ["message"]}, "no webhook carries"),
         ({**HOOK, "include": ["question"]}, "no webhook carries"),
-        ({**DESK, "include": ["prompt"]}, "'prompt' is none of title, message, question"),
+        ({**DESK, "include": ["prompt"]}, "'prompt' is not one of title, message, question"),
         ({**DESK, "secret": {"from_env": "A"}}, "a command reads its own"),
         ({**DESK, "command": [""]}, "names no program"),
         ({**DESK, "command": ["a", "b\0"]}, "a NUL"),
         ({**DESK, "agents": ["clod"]}, "there is no agent 'clod'"),
-        ({**DESK, "min_tier": "high"}, "'high' is none of low, normal"),
+        ({**DESK, "min_tier": "high"}, "'high' is not one of low, normal"),
         ({**DESK, "waited": "soon"}, "is not a duration"),
         ({**DESK, "gruops": ["a"]}, "the nearest is 'groups'"),
     ],

@@ -86,7 +86,7 @@ def test_what_comes_each_quarter_goes_on_through_both_leaps():
         ("0 3 * *", "has 4 fields"),
         ("*/5 0 3 * * *", "has 6 fields"),
         ("", "has 0 fields"),
-        ("@reboot", "none of @hourly"),
+        ("@reboot", "not one of @hourly"),
         ("0 0 30 2 *", "wrong day-of-month"),
         ("*/0 * * * *", "wrong minute"),
         ("0," * 150 + "0 * * * *", "more than 200 characters"),
