@@ -31,6 +31,7 @@ from opusd.store.base import (
     StoreError,
     contains,
 )
+from opusd.store.sqlite_lookup import Lookup
 from opusd.store.sqlite_open import Migration, check, copy_into, explained, prepare, shipped_migrations, sync, uri
 from opusd.store.sqlite_rows import (
     Row,
@@ -157,6 +158,7 @@ class SqliteStore:
         self._writer: aiosqlite.Connection | None = None
         self._lookup: aiosqlite.Connection | None = None
         self._scan: aiosqlite.Connection | None = None
+        self._records = Lookup(lambda ids: _read(self._lookup, *sqlite_query.records(ids)))
 
     # --- opening and closing ------------------------------------------------------------------------
 
@@ -205,6 +207,7 @@ class SqliteStore:
         for connection in connections:
             if connection is not None:
                 await connection.close()
+        await self._records.close()
 
     # --- writing ------------------------------------------------------------------------------------
 
@@ -269,8 +272,7 @@ class SqliteStore:
         return Snapshot(jobs, last_job, last_event, settings, finals, ended)
 
     async def records(self, ids: Sequence[int]) -> list[Record]:
-        found = {row[0]: record_from(row) for row in await _read(self._lookup, *sqlite_query.records(ids))}
-        return [found[id_] for id_ in ids if id_ in found]
+        return [record_from(row) for row in await self._records.rows(ids)]
 
     async def by_key(self, keys: Sequence[str]) -> dict[str, tuple[int, bytes]]:
         rows = await _read(self._lookup, sqlite_query.BY_KEY, [to_json(list(keys))])
