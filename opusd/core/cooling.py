@@ -51,9 +51,9 @@ def closed_until(state: State, agent: str, now: int) -> int | None:
     cooling = state.cooling.get(agent)
     if cooling is None:
         return None
-    if now < cooling.until:
-        return cooling.until
-    return None if cooling.probe is None or cooling.since is None else cooling.since + PROBE
+    if cooling.probe is not None:  # also when the clock was set back behind the reset that it waited for
+        return None if cooling.since is None else cooling.since + PROBE
+    return cooling.until if now < cooling.until else None
 
 
 def next_moment(state: State, now: int) -> int | None:
@@ -104,12 +104,12 @@ def began(decision: Decision, job: Job) -> None:
 
 
 def ended(decision: Decision, job: Job, *, well: bool) -> None:
-    """The probe is over without a new limit: the others follow when it ended well, else another one goes first."""
+    """The probe is over: the others follow when it ended well or ran long enough, else another one goes first."""
     agent = job.terms.agent
     cooling = decision.state.cooling.get(agent)
     if cooling is None or cooling.probe != job.id:
         return
-    if well:
+    if well or (cooling.since is not None and decision.now >= cooling.since + PROBE):
         ready(decision, agent)
     else:
         _set(decision, agent, replace(cooling, probe=None, since=None))

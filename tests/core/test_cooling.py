@@ -67,6 +67,28 @@ def test_the_others_go_when_the_probe_has_run_a_minute() -> None:
     assert started(world, 1) == [two.id]
 
 
+def test_a_clock_set_back_behind_the_reset_does_not_hide_when_the_probe_has_run_a_minute() -> None:
+    world, one, two, _ = two_running()
+    limited(world, one, START + HOUR)
+    limited(world, two)
+    assert started(world, HOUR) == [one.id]
+    world.jump(-20 * MINUTE)
+    assert world.tick().wake_at == world.now + MINUTE
+    assert started(world, MINUTE) == [two.id]
+
+
+def test_a_probe_that_ran_its_minute_while_nobody_looked_lets_the_others_go_however_it_ended() -> None:
+    """No daemon ran meanwhile: its end is told before the first turn of the next one."""
+    world, one, two, _ = two_running()
+    limited(world, one)
+    limited(world, two)
+    assert started(world, MINUTE) == [one.id]
+    world.restart()
+    world.now += MINUTE
+    world.end(one, "agent_error")
+    assert "claude" not in world.state.cooling
+
+
 def test_a_probe_that_is_limited_closes_the_agent_for_twice_as_long() -> None:
     world, one, _, _ = two_running()
     limited(world, one)

@@ -31,7 +31,7 @@ AGENTS = [
     Agent(
         "claude", slots=3, retry=PRESETS["default"], may_submit=("claude", "codex"), starts_per_minute=4,
         escalate_to="codex", escalate_after=2,
-        budget=Budget(job_tokens=260_000, day_tokens=9_000_000, days=Midnights()),
+        budget=Budget(job_tokens=260_000, day_tokens=5_000_000, days=Midnights()),
     ),
     Agent(
         "codex", slots=2, retry=Policy(Strategy.LINEAR, 40 * SECOND, 100 * SECOND, 0.2, 4), needs=(("gpu", 1),),
@@ -59,7 +59,7 @@ RULES = Limits(
     submitter=Quota(max_running=5, max_queued=500),
     sources={"automated": Quota(max_running=2), "agent": Quota(max_running=3)},
     max_submissions_per_minute=6,
-    hours={"agent:gemini": Shifts(14 * HOUR, DAY), "group:night": Shifts(8 * HOUR, DAY)},
+    hours={"agent:gemini": Shifts(14 * HOUR, 23 * HOUR), "group:night": Shifts(9 * HOUR, 25 * HOUR)},  # not at midnight
 )
 
 

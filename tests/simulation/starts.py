@@ -112,7 +112,7 @@ class Starts:
         agent = job.terms.agent
         closed = self.closed.get(agent)
         if closed is not None and closed.probe == job.id:
-            if well:
+            if well or self.ledger.steady() - closed.since >= MINUTE:
                 del self.closed[agent]
             else:
                 closed.probe = None
@@ -122,7 +122,8 @@ class Starts:
         agent, now = job.terms.agent, self.ledger.steady()
         closed = self.closed.get(agent)
         if closed is not None:
-            assert self.left(closed) <= 0, f"{agent} was started {self.left(closed) / 1e6:.1f} s into its cool-down"
+            inside = f"{agent} was started {self.left(closed) / 1e6:.1f} s into its cool-down"
+            assert closed.probe is not None or self.left(closed) <= 0, inside
             if closed.probe is not None:
                 assert now - closed.since >= MINUTE, f"{agent} was started beside its probe {closed.probe}"
                 del self.closed[agent]
@@ -144,7 +145,7 @@ class Starts:
             return True
         if closed is None:
             return False
-        return self.left(closed) > -ALLOWANCE or (closed.probe is not None and now - closed.since < MINUTE)
+        return now - closed.since < MINUTE if closed.probe is not None else self.left(closed) > -ALLOWANCE
 
     def use(self, agent: str, tokens: int) -> None:
         budget = self.rules.agents[agent].budget
@@ -153,6 +154,7 @@ class Starts:
             if self.world.now >= until:
                 used, until = 0, self.world.now - self.world.now % DAY + DAY
             self.days[agent] = used + tokens, until
+            self.seen["day used up"] += self.spent(agent)
 
     def spent(self, agent: str) -> bool:
         budget = self.rules.agents[agent].budget

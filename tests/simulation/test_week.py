@@ -30,7 +30,8 @@ ROOT = Path(__file__).parents[2]
 CHOSEN = os.environ.get("OPUSD_SEEDS", "")
 EVERY_WEEK = (
     "job.retrying", "retry at its moment", "ended: stalled", "ended: timeout", "ended: rate_limited", "ended: lost",
-    "failed of losses", "probe", "closed by name", "closed for a while", "escalated", "budget used up", "lapsed",
+    "failed of losses", "probe", "closed by name", "closed for a while", "escalated", "budget used up", "day used up",
+    "lapsed",
     "late worker refused", "lent", "expired unstarted", "question expired", "job.answered", "job.held", "killed",
     "power lost", "clock set", "key known", "interactive beside the pool", "reserved", "went before what was older",
     "past half the bound", "parked", "left to a person",
