@@ -18,11 +18,13 @@ class Caller(msgspec.Struct, frozen=True):
     """The peer of one connection, looked at once when it connected.
 
     `agent` is true for a job's agent; `job` and `attempt` are then its attempt, or None when the peer
-    could not be resolved: an agent without a job, which may only read.
+    could not be resolved: an agent without a job, which may only read. `start` is when a person's process
+    began, in ticks since boot: with the pid it names that process and no later one; 0 is not known.
     """
 
     uid: int = 0
     pid: int = 0
+    start: int = 0
     agent: bool = False
     job: int | None = None
     attempt: int | None = None

@@ -45,16 +45,15 @@ class Roll:
     def holds(self, caller: Caller, job: Job) -> None:
         """The process that claims an attempt or sends its heartbeats holds it, unless it is an agent's."""
         current = self._state.running.get(job.id)
-        if caller.agent or caller.pid <= 0 or job.run is None or current is None or current.run is None:
+        if caller.agent or not caller.start or job.run is None or current is None or current.run is None:
             return
-        known = parent_and_start(caller.pid)
-        if known is None or current.run.attempt != job.run.attempt:
+        if current.run.attempt != job.run.attempt:
             return
         key = (job.id, job.run.attempt)
         if self._holders.get(key) != caller.pid:
             self._let_go(key)
             self._holders[key] = caller.pid
-        self._held.setdefault(caller.pid, {})[key] = known[1]
+        self._held.setdefault(caller.pid, {})[key] = caller.start
 
     def held_by(self, pid: int) -> list[Key]:
         """The attempts whose worker is this process: what descends from it is their agent."""

@@ -81,7 +81,7 @@ class Callers:
             return stranger
         if of is not None:
             return Caller(uid=uid, pid=pid, agent=True, job=of[0], attempt=of[1])
-        return stranger if agent else Caller(uid=uid, pid=pid)
+        return stranger if agent else Caller(uid=uid, pid=pid, start=started)
 
     def lower(self, caller: Caller, token: str) -> Caller:
         """The caller after it showed a token: that attempt's agent, unless it is known as another's already."""

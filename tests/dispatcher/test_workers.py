@@ -6,6 +6,7 @@ import os
 import pytest
 from msgspec import UNSET
 
+from opusd.agents.kernel import parent_and_start
 from opusd.api import params as p
 from opusd.core.access import Caller
 from opusd.core.errors import Forbidden, LeaseLost
@@ -38,6 +39,12 @@ async def workers(engines, roll):
     workers = WorkerVerbs(engines.desk, Hearing(engines.desk, Feed(0)), roll)
     await engines.begin()
     return workers
+
+
+def caller_of(pid):
+    known = parent_and_start(pid)
+    assert known is not None
+    return Caller(uid=os.getuid(), pid=pid, start=known[1])
 
 
 async def bounded(awaitable):
@@ -240,19 +247,26 @@ async def test_agents_may_neither_claim_nor_end_what_workers_hold(engines, worke
 
 
 async def test_what_a_workers_process_holds_is_known_until_the_attempt_is_over(engines, workers, roll):
-    me = Session(Caller(uid=os.getuid(), pid=os.getpid()))
+    me = Session(caller_of(os.getpid()))
     for _ in range(2):
         await engines.submit(agent="pull")
     first, second = await claims(workers, me, count=2)
     assert roll.held_by(os.getpid()) == [(1, 1), (2, 1)]
     await workers.worker_complete(me, p.WorkerComplete(id=1, token=first.token))
     assert roll.held_by(os.getpid()) == [(2, 1)]
-    other = Session(Caller(uid=os.getuid(), pid=os.getppid()))  # it passed the job on
+    other = Session(caller_of(os.getppid()))  # it passed the job on
     await workers.worker_heartbeat(other, p.WorkerHeartbeat(id=2, token=second.token))
     assert (roll.held_by(os.getpid()), roll.held_by(os.getppid())) == ([], [(2, 1)])
     await workers.worker_release(me, p.WorkerRelease(id=2, token=second.token))
     assert roll.held_by(os.getppid()) == []
     roll.holds(me.caller, engines.state.jobs[2])  # an answer that comes late: nobody holds it any more
+    assert roll.held_by(os.getpid()) == []
+
+
+async def test_a_later_process_with_the_pid_of_a_worker_holds_nothing_of_it(engines, workers, roll):
+    await engines.submit(agent="pull")
+    earlier = caller_of(os.getpid())
+    await claims(workers, Session(Caller(uid=earlier.uid, pid=earlier.pid, start=earlier.start - 1)))
     assert roll.held_by(os.getpid()) == []
 
 

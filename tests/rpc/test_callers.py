@@ -52,7 +52,7 @@ def proc(tmp_path):
 
 def test_a_person_is_no_agent(proc, peer):
     proc.add(ME, 500).add(500, 1)
-    assert proc.callers().identify(peer) == Caller(uid=UID, pid=ME)
+    assert proc.callers().identify(peer) == Caller(uid=UID, pid=ME, start=ME * 10)
 
 
 def test_a_descendant_of_a_shim_is_its_attempts_agent(proc, peer):
