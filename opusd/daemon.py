@@ -63,8 +63,8 @@ if TYPE_CHECKING:
     from opusd.store.base import Snapshot, Store
 
 _CLOSE_SECONDS: Final = 5.0
-_POOL_NET: Final = 20_000
 _THREADS: Final = 4
+_POOL_NET: Final = 20_000
 """Above what pool.resize allows: only a scheduler that can't count ever meets it."""
 _QUIET_KINDS: Final = frozenset({"job.submitted", "job.queued", "job.blocked", "job.scheduled", "job.updated"})
 """Too many to be told of at level info: `opusctl history` and the audit trail have them."""
