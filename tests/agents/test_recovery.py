@@ -137,7 +137,7 @@ async def test_an_attempt_that_ended_while_no_daemon_was_there_is_reported_with_
 
 
 async def test_an_adopted_attempt_can_be_stopped(bench: Bench, daemon: Daemon) -> None:
-    launch = bench.launch("sh", "-c", "sleep 600")
+    launch = bench.launch("sh", "-c", "exec sleep 600")
     await daemon.working(launch)
     await daemon.kill()
     await bench.pool.recover([(1, 1, launch.attempt_id, None)])
@@ -146,7 +146,7 @@ async def test_an_adopted_attempt_can_be_stopped(bench: Bench, daemon: Daemon) -
 
 
 async def test_the_time_that_is_left_becomes_the_deadline_of_an_adopted_attempt(bench: Bench, daemon: Daemon) -> None:
-    launch = bench.launch("sh", "-c", "sleep 600", deadline_s=600.0, overtime_s=0.0)
+    launch = bench.launch("sh", "-c", "exec sleep 600", deadline_s=600.0, overtime_s=0.0)
     await daemon.working(launch)
     await daemon.kill()
     await bench.pool.recover([(1, 1, launch.attempt_id, 0.3)])
