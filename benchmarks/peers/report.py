@@ -14,6 +14,7 @@ from peers.figures import Row, Verdict, unmeasured, verdicts
 
 LABELS = {
     "limits": "echo of the JSON, uvloop",
+    "disk": "one process, one file",
     "sqlite": "raw sqlite3, 100 a commit",
     "beanstalkd": "beanstalkd -f0",
     "huey": "Huey, SQLite with fsync",

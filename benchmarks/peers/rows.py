@@ -145,7 +145,7 @@ def measure(subjects: dict[str, Subject], each: list[Line], seconds: float, keep
             if keep:
                 line.row.add(name, sample)
     if keep and "limits" in subjects:
-        FSYNC.add("limits", subjects["limits"].ask("fdatasync", seconds))
+        FSYNC.add("disk", subjects["limits"].ask("fdatasync", seconds))
 
 
 def measure_idle(subjects: dict[str, Subject], count: int, keep: bool) -> None:
