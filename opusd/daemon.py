@@ -54,7 +54,7 @@ from opusd.rpc.server import RpcServer
 from opusd.store.sqlite import SqliteStore
 from opusd.threads import started
 from opusd.triggers.schedules import Schedules
-from opusd.wiring import check_agents, launch_values, retention_values
+from opusd.wiring import check_agents, connection_values, lacking_files, launch_values, retention_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -224,7 +224,13 @@ class Daemon:
             attempt_by_token=alive.by_token,
         )
         self._pool = pool
-        self._server = RpcServer(offer(rooms), identify=callers.identify, lower=callers.lower, on_error=self._on_error)
+        self._server = RpcServer(
+            offer(rooms),
+            identify=callers.identify,
+            lower=callers.lower,
+            on_error=self._on_error,
+            **connection_values(config),
+        )
 
     async def _serve(self, stack: AsyncExitStack, pool: AgentPool) -> None:
         """Recover first, listen next, dispatch last; then wait for the end, or for a part that fails."""
@@ -299,14 +305,14 @@ class Daemon:
             degraded.append("the file system of the state folder can't punch holes: long output is cut short instead")
         if (open_folder := exposed(self._settings.socket)) is not None:
             degraded.append(open_folder)
-        degraded += self._notifier.trouble()
+        degraded += [*lacking_files(config), *self._notifier.trouble()]
         return {
             "degraded": degraded,
             "connections": self._server.connections,
             "socket": str(self._settings.socket),
             "state_dir": str(self._settings.state_dir),
             "punches_holes": self._pool.punches_holes,
-            "config": shown(config, self._state.max_concurrent),
+            "config": {**shown(config, self._state.max_concurrent), **connection_values(config)},
         }
 
     def _reload(self) -> None:
@@ -320,6 +326,7 @@ class Daemon:
         self._config = config
         self._state.relimit(config.limits())
         self._launching.configure(**launch_values(config))
+        self._server.configure(**connection_values(config))
         self._upkeep.configure(**retention_values(config))
         self._intake.configure(policies=config.retry, env_secret=config.security.env_secret)
         self._notifier.configure(config.notifications)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import resource
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import asdict
 
@@ -14,6 +15,8 @@ from opusd.dispatcher.launching import Program
 
 if TYPE_CHECKING:
     from opusd.config import Config
+
+_CONNECTIONS: Final = 10_000
 
 
 def check_agents(config: Config) -> None:
@@ -45,6 +48,27 @@ def launch_values(config: Config) -> dict[str, Any]:
         "tail": config.output.tail,
         "grace": config.defaults.grace / 1e6,
     }
+
+
+def connection_values(config: Config) -> dict[str, Any]:
+    wanted = _CONNECTIONS if config.max_connections == "auto" else config.max_connections
+    return {"max_connections": min(wanted, _room_for_connections())}
+
+
+def lacking_files(config: Config) -> list[str]:
+    """What is wrong when more connections are configured than can be open, in words."""
+    wanted, room = config.max_connections, _room_for_connections()
+    if wanted == "auto" or wanted <= room:
+        return []
+    return [
+        f"the limit of open files (ulimit -n) has room for {room} connections, and socket.max_connections is {wanted}"
+    ]
+
+
+def _room_for_connections() -> int:
+    """A quarter of the files that may be open is left to the registry, the agents and their output."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, files * 3 // 4) if files != resource.RLIM_INFINITY else 1_000_000_000
 
 
 def retention_values(config: Config) -> dict[str, Any]:

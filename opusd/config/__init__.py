@@ -79,6 +79,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     output: Output
     security: Security
     socket_path: str | None
+    max_connections: int | Literal["auto"]
     log: Log
 
     def longest_wait_hours(self) -> float:
@@ -196,6 +197,7 @@ def parse(data: Mapping[str, Any], *, pool: int = 3, zone: Zone = (UTC, "UTC")) 
         output=file.output,
         security=file.security,
         socket_path=file.socket.path or None,
+        max_connections=file.socket.max_connections,
         log=file.log,
     )
     _check(config)

@@ -191,6 +191,7 @@ class Security(msgspec.Struct, frozen=True):
 
 class Socket(msgspec.Struct, frozen=True):
     path: str = ""  # where the contract has it; --socket and $OPUSD_SOCKET come first
+    max_connections: AtLeastOne | Literal["auto"] = "auto"
 
 
 class Log(msgspec.Struct, frozen=True):

@@ -60,6 +60,7 @@ class Connection(asyncio.Protocol):
         subscriptions: itertools.count[int],
         bounds: Bounds,
     ) -> None:
+        self.admitted = False
         self._bindings = bindings
         self._identify = identify
         self._lower = lower
@@ -100,6 +101,7 @@ class Connection(asyncio.Protocol):
             # A duplicate, for a loop's own object need not be a real socket.
             with socket.fromfd(transport.get_extra_info("socket").fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as peer:
                 self._session.caller = self._identify(peer)
+            self.admitted = True
         except OpusError as error:
             self._refuse_all(error)
         except OSError as error:

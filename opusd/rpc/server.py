@@ -1,5 +1,7 @@
 """The listening socket and its connections: opened once, closed once, replies let out in between.
 
+Of the connections that may be open a tenth is left to people: an agent that runs away never keeps them from ending it.
+
 It is handed what answers (Commands) and who may call (`identify`) as values, and knows neither.
 """
 
@@ -39,7 +41,7 @@ class RpcServer:
         on_error: OnError,
         version: str = __version__,
         bounds: Bounds | None = None,
-        max_connections: int = 1000,
+        max_connections: int = 10_000,
     ) -> None:
         self.bindings = bind(commands, version)
         self._identify = identify
@@ -49,13 +51,18 @@ class RpcServer:
         self._max_connections = max_connections
         self._subscriptions = itertools.count(1)
         self._connections: set[Connection] = set()
+        self._admitted = 0  # of these; the others were told why not, and are about to be closed
         self._place: Place | None = None
         self._server: asyncio.Server | None = None
 
+    def configure(self, *, max_connections: int) -> None:
+        """From now on; what is open stays open."""
+        self._max_connections = max_connections
+
     @property
     def connections(self) -> int:
-        """How many are open."""
-        return len(self._connections)
+        """How many are open and answered."""
+        return self._admitted
 
     async def serve(self, path: Path | None, inherited_fd: int | None = None) -> None:
         """Listen at `path`, or on an inherited socket; PlaceRefused (an OpusError) says why it can't be."""
@@ -93,17 +100,24 @@ class RpcServer:
             lower=self._lower,
             on_error=self._on_error,
             on_begin=self._connections.add,
-            on_end=self._connections.discard,
+            on_end=self._ended,
             subscriptions=self._subscriptions,
             bounds=self._bounds,
         )
 
     def _admit(self, peer: socket.socket) -> Caller:
-        if len(self._connections) > self._max_connections:
-            raise QuotaExceeded(
-                f"{self._max_connections} connections are open already",
-                quota="connections",
-                limit=self._max_connections,
-                retry_after=1.0,
-            )
-        return self._identify(peer)
+        most = self._max_connections
+        self._check_room(most, "connections")
+        caller = self._identify(peer)
+        if caller.agent:
+            self._check_room(most - most // 10, "connections that agents may have")
+        self._admitted += 1
+        return caller
+
+    def _check_room(self, most: int, what: str) -> None:
+        if self._admitted >= most:
+            raise QuotaExceeded(f"{most} {what} are open already", quota="connections", limit=most, retry_after=1.0)
+
+    def _ended(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._admitted -= connection.admitted

@@ -257,6 +257,8 @@ def test_a_wrong_value_is_named_by_its_path(data: dict[str, Any], message: str) 
         ({"retention": {"every": 0}}, "retention.every is longer than 0"),
         ({"socket": {"path": "opusd.sock"}}, "socket.path is an absolute path"),
         ({"socket": {"path": "/" + "x" * 107}}, "of at most 107 bytes"),
+        ({"socket": {"max_connections": 0}}, "socket.max_connections"),
+        ({"socket": {"max_connections": "many"}}, "socket.max_connections"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(data: dict[str, Any], message: str) -> None:

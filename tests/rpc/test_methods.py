@@ -125,3 +125,20 @@ async def test_one_connection_too_many_is_told_so_and_closed(tmp_path):
         third = await daemon.peer()
         assert (await third.line())["error"]["code"] == -32004
         assert await third.line() is None
+
+
+async def test_a_tenth_of_the_connections_is_left_to_people_however_many_agents_come(tmp_path):
+    callers = [Caller(uid=1000, pid=1, agent=True)] * 12
+    identify = lambda _: callers.pop() if callers else Caller(uid=1000, pid=1)  # noqa: E731 - plain on one line
+    async with Daemon(tmp_path / "s", identify=identify, max_connections=10) as daemon:
+        ping = {"jsonrpc": "2.0", "id": 1, "method": "system.ping"}
+        agents = [await daemon.peer() for _ in range(9)]
+        for agent in agents:
+            assert (await agent.ask(ping))["id"] == 1
+        for _ in range(3):  # they are told why, do not close, and count for nobody
+            assert (await (await daemon.peer()).line())["error"]["data"] == {
+                "code": "quota_exceeded", "retryable": True, "quota": "connections", "limit": 9, "retry_after": 1.0,
+            }  # fmt: skip
+        assert (await (await daemon.peer()).ask(ping))["id"] == 1
+        assert daemon.server.connections == 10
+        assert (await (await daemon.peer()).line())["error"]["data"]["limit"] == 10
