@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import select
 import signal
 import socket
@@ -74,6 +75,14 @@ class Client:
             send_next()
         return [results[number] for number in range(first, self._last + 1)]
 
+    def event(self) -> dict[str, Any]:
+        """The next event of a subscription; call nothing more on this connection."""
+        message = self._next()
+        if message["method"] != "event":
+            raise Refused(f"the subscription ended: {message}")
+        found: dict[str, Any] = message["params"]["event"]
+        return found
+
     def _send(self, method: str, params: dict[str, Any]) -> None:
         self._last += 1
         message = {"jsonrpc": "2.0", "id": self._last, "method": method, "params": params}
@@ -98,11 +107,15 @@ class Client:
         if rest:
             self._begun.append(rest)
 
-    def _receive(self) -> tuple[int, Any]:
+    def _next(self) -> dict[str, Any]:
         while not self._lines:
             select.select([self._socket], [], [])
             self._read()
-        reply = json.loads(self._lines.popleft())
+        message: dict[str, Any] = json.loads(self._lines.popleft())
+        return message
+
+    def _receive(self) -> tuple[int, Any]:
+        reply = self._next()
         if "error" in reply:
             raise Refused(f"{reply['error']}")
         return reply["id"], reply["result"]
@@ -202,6 +215,31 @@ def in_memory(folder: Path) -> bool:
     """Whether this folder is on a file system that never reaches a disk, where fsync costs nothing."""
     kind = subprocess.run(["stat", "-f", "-c", "%T", str(folder)], check=True, capture_output=True, text=True)
     return kind.stdout.strip() in ("tmpfs", "ramfs")
+
+
+def machine(folder: Path) -> str:
+    """What was measured on, in one line."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return (
+        f"{os.cpu_count()} processors ({_processor()}), {memory / 2**30:.0f} GiB, Linux {platform.release()}, "
+        f"{_file_system(folder)}, Python {sys.version.split()[0]}"
+    )
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def _file_system(folder: Path) -> str:
+    best = ("", "unknown")
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, place, kind = line.split()[:3]
+        if folder.is_relative_to(place) and len(place) >= len(best[0]):
+            best = (place, kind)
+    return best[1]
 
 
 def chunks(total: int, size: int) -> Iterator[int]:

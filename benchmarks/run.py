@@ -14,6 +14,7 @@ from pathlib import Path
 PROGRAMS = {
     "scale": "1,000,000 queued jobs beside 1,000: calls, dispatch, memory, start",
     "humans": "an interactive job while the pool is full and 100,000 jobs are queued",
+    "load": "crowds of workers, connections and subscribers, and agents that print without end: what it costs others",
     "peers": "beside beanstalkd, Huey, RQ, arq, SAQ, Dramatiq, Celery and procrastinate, and the limits of the machine",
 }
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from rig import machine
 
 from peers.chart import bars, figure
 from peers.figures import Row, Verdict, unmeasured, verdicts
@@ -43,10 +42,7 @@ class Run:
     when: str = ""
 
     def machine(self) -> str:
-        return (
-            f"{os.cpu_count()} processors ({_processor()}), {_memory() / 2**30:.0f} GiB, Linux {platform.release()}, "
-            f"{_file_system(self.folder)}, Python {sys.version.split()[0]}"
-        )
+        return machine(self.folder)
 
 
 def show(rows: Sequence[Row]) -> int:
@@ -123,23 +119,3 @@ def _words(verdict: Verdict) -> str:
 def _against(verdict: Verdict) -> str:
     best = LABELS.get(verdict.best, verdict.best)
     return f"{verdict.target.name} ({best})" if verdict.target.name else best
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _file_system(folder: Path) -> str:
-    best = ("", "unknown")
-    for line in Path("/proc/mounts").read_text().splitlines():
-        _, place, kind = line.split()[:3]
-        if folder.is_relative_to(place) and len(place) >= len(best[0]):
-            best = (place, kind)
-    return best[1]

@@ -1,0 +1,3 @@
+"""opusd under load: what a crowd of workers, connections and subscribers, or an agent that prints without end, costs
+everybody else. `__main__` runs it.
+"""

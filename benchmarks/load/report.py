@@ -1,0 +1,72 @@
+"""What was found out, on the terminal and as Markdown."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rig import machine
+
+from load.stage import P99, SUBMIT_P99, Finding
+
+
+def show(finding: Finding) -> None:
+    before, peak, after = (f"{size / 1e6:.0f}" for size in finding.memory)
+    print(f"  {'; '.join(finding.done)}", flush=True)
+    for what in finding.dropped:
+        print(f"  dropped: {what}")
+    print(f"  {finding.took:.1f} s, memory {before} MB before, {peak} at most, {after} after; load {finding.load:.1f}")
+    print(f"  {'milliseconds':<24}{'calls':>8}{'p50':>9}{'p99':>9}{'max':>9}")
+    for period in ("quiet", "load"):
+        for kind in ("look", "submit"):
+            count = len(finding.seconds.get(period, {}).get(kind, []))
+            figures = "".join(f"{figure * 1e3:>9.1f}" for figure in finding.figures(period, kind))
+            print(f"  {f'{kind}, {period}':<24}{count:>8,}{figures}")
+    for what in finding.broken:
+        print(f"  BROKEN: {what}")
+    print(flush=True)
+
+
+def markdown(findings: Sequence[Finding], *, quick: bool, folder: Path, load: float) -> str:
+    """Two tables: what it cost, and what became of it."""
+    form = "in the short form" if quick else "in full"
+    broken = [f"{finding.scenario.name}: {what}" for finding in findings for what in finding.broken]
+    head = (
+        f"{time.strftime('%Y-%m-%d', time.gmtime())}, {form}: {machine(folder)}. Load of the machine {load:.1f} when it"
+        f" began. A neighbour calls every 4 ms; looks (`system.ping`, `job.get`) may take {P99 * 1e3:.0f} ms,"
+        f" submissions {SUBMIT_P99 * 1e3:.0f} (p99)."
+    )
+    lines = [
+        head,
+        "",
+        "| p50 / p99 / max in ms | MB before, peak, after | look, alone | under load | submit, alone | under load |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for finding in findings:
+        memory = ", ".join(f"{size / 1e6:.0f}" for size in finding.memory)
+        cells = [
+            " / ".join(_figure(figure) for figure in finding.figures(period, kind))
+            for kind in ("look", "submit")
+            for period in ("quiet", "load")
+        ]
+        lines.append(f"| {finding.scenario.title} | {memory} | {' | '.join(cells)} |")
+    lines += ["", "| | what happened | dropped or refused | |", "| --- | --- | --- | --- |"]
+    for finding in findings:
+        verdict = "**broken**" if finding.broken else "held"
+        lines.append(
+            f"| {finding.scenario.title} | {_cell(finding.done)} | {_cell(finding.dropped) or 'nothing'} | {verdict} |"
+        )
+    lines += ["", *[f"- **broken**: {what}" for what in broken]]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _cell(what: list[str]) -> str:
+    return "; ".join(what).replace("|", "\\|")
+
+
+def _figure(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "-"
+    return f"{seconds * 1e3:.{0 if seconds >= 0.1 else 1}f}"
