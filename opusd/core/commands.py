@@ -263,7 +263,7 @@ def _replaced(decision: Decision, job: Job, after: Job, edit: Edit, facts: Facts
 def _move(decision: Decision, job: Job, after: Job, extra: dict[str, Any]) -> Job:
     if job.status is Status.HELD:
         return decision.put(job, after, "updated", **extra)
-    where = placement(after, decision.now)
+    where = placement(after.edges, after.run_at, decision.now)
     status = {Step.BLOCK: Status.BLOCKED, Step.SCHEDULE: Status.SCHEDULED}.get(where, Status.QUEUED)
     if status is job.status:
         return decision.put(job, after, "updated", **extra)

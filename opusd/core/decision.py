@@ -124,7 +124,7 @@ class Decision:
 
         A job that becomes ready stands in line from now on.
         """
-        where = placement(after, self.now)
+        where = placement(after.edges, after.run_at, self.now)
         after = self.step(after, where, queued_at=self.now if where is Step.QUEUE else after.queued_at)
         return self.put(before, after, kind or where.value, **extra)
 
@@ -201,10 +201,10 @@ def judged(edge: Edge, upstream: Status) -> Edge:
     return edge if state is edge.state else replace(edge, state=state)
 
 
-def placement(job: Job, now: int) -> Step:
+def placement(edges: tuple[Edge, ...], run_at: int | None, now: int) -> Step:
     """The first that applies of blocked, scheduled and queued."""
-    if any(edge.state is not EdgeState.SATISFIED for edge in job.edges):
+    if edges and any(edge.state is not EdgeState.SATISFIED for edge in edges):
         return Step.BLOCK
-    if job.run_at is not None and job.run_at > now:
+    if run_at is not None and run_at > now:
         return Step.SCHEDULE
     return Step.QUEUE

@@ -27,12 +27,14 @@ class Constraint(msgspec.Struct, frozen=True):
 _MOST_EDGES: Final = 20
 
 
-def constraints(state: State, job: Job, now: int) -> list[Constraint]:
+def constraints(state: State, job: Job, now: int, ahead: int | None = None) -> list[Constraint]:
     """What keeps a job from running, most telling first; empty when it may start at the next turn, runs or has ended.
 
     Of those that run one that a worker holds says who has it and until when; of those that have ended one that
-    expired says why, for no attempt of it does.
+    expired says why, for no attempt of it does. `ahead`: of a queued job, where that is known already.
     """
+    if job.status is Status.QUEUED:
+        return _queued(state, job, now, ahead)
     match job.status:
         case Status.HELD:
             return [Constraint("held", "held until somebody releases it")]
@@ -58,19 +60,17 @@ def constraints(state: State, job: Job, now: int) -> list[Constraint]:
             return [_ending(job)]
         case Status.RUNNING if job.run is not None and job.run.worker is not None:
             return [_held(job.run)]
-        case Status.QUEUED:
-            return _queued(state, job, now)
         case Status.EXPIRED:
             return [Constraint("expired", expired(job))]
         case _:
             return []
 
 
-def reason(state: State, job: Job, now: int) -> str | None:
+def reason(state: State, job: Job, now: int, ahead: int | None = None) -> str | None:
     """The constraints in words; None for a job that runs or is finished."""
     if job.final or job.status is Status.RUNNING:
         return None
-    found = constraints(state, job, now)
+    found = constraints(state, job, now, ahead)
     return "; ".join(constraint.detail for constraint in found[:3]) if found else "starts at the next turn"
 
 
@@ -130,7 +130,7 @@ def _edges(state: State, job: Job) -> list[Constraint]:
     return sorted(found, key=lambda constraint: constraint.kind != "dependency_unmet")
 
 
-def _queued(state: State, job: Job, now: int) -> list[Constraint]:
+def _queued(state: State, job: Job, now: int, ahead: int | None) -> list[Constraint]:
     found = [
         *_paused(state, job, now),
         *_hours(state, job, now),
@@ -138,8 +138,11 @@ def _queued(state: State, job: Job, now: int) -> list[Constraint]:
         *_resources(state, job, now),
         *_pool(state, job),
     ]
-    ahead = state.position(job)[1]
-    if ahead and found:
+    if not found:
+        return found
+    if ahead is None:
+        ahead = state.position(job)[1]
+    if ahead:
         found.append(Constraint("order", f"{ahead} {'jobs go' if ahead > 1 else 'job goes'} before it"))
     return found
 
@@ -229,9 +232,8 @@ def _resources(state: State, job: Job, now: int) -> list[Constraint]:
             found.append(
                 Constraint("needs", f"needs {amount} of {name}, {free} free: held by job {', '.join(holders[:5])}")
             )
-    key = state.rank_key(job)
-    reservation = scheduler.reservation(state, now)
-    if not found and reservation is not None and key > reservation:
+    reservation = None if found else scheduler.reservation(state, now)
+    if reservation is not None and (key := state.rank_key(job)) > reservation:
         missing = scheduler.lacking(state, state.signature(job), reservation, key)
         if missing is not None:
             found.append(

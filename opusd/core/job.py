@@ -27,7 +27,10 @@ class Tier(IntEnum):
 
     @property
     def word(self) -> str:
-        return self.name.lower()
+        return _TIERS[self]
+
+
+_TIERS = tuple(tier.name.lower() for tier in Tier)
 
 
 class Source(StrEnum):

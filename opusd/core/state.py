@@ -215,10 +215,12 @@ class State:
 
     def position(self, job: Job) -> tuple[int, int]:
         """(rank in its lane, 1 first; how many are ahead over all lanes) of a queued job."""
-        key = self.rank_key(job)
-        own = self.lanes[job.terms.agent].order.rank(key)
-        ahead = sum(lane.order.rank(key) for name, lane in self.lanes.items() if name != job.terms.agent)
-        return own + 1, own + ahead
+        key, agent = self.rank_key(job), job.terms.agent
+        own = ahead = self.lanes[agent].order.rank(key)
+        for name, lane in self.lanes.items():
+            if name != agent:
+                ahead += lane.order.rank(key)
+        return own + 1, ahead
 
     def queued(self) -> int:
         return self.statuses[Status.QUEUED]

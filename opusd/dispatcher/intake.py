@@ -74,7 +74,7 @@ class Intake:
             needs=dict(sent.needs),
             timeout=_positive(path, "timeout", sent.timeout),
             expires_in=_positive(path, "expires_in", sent.expires_in),
-            retry=self._policy(sent.retry, f"{path}.retry"),
+            retry=None if sent.retry is None else self._policy(sent.retry, f"{path}.retry"),
             max_retries=sent.max_retries,
             run_at=run_at if run_at is not None and run_at > now else None,
             held=sent.held,
@@ -98,13 +98,11 @@ class Intake:
             metadata=sent.metadata,
             labels=sent.labels,
             cwd=cwd,
-            env=self._env(sent.env, f"{path}.env"),
+            env=self._env(sent.env, f"{path}.env") if sent.env else {},
             digest=hashlib.sha256(msgspec.json.encode(sent, order="sorted")).digest() if sent.key is not None else b"",
         )
 
     def _env(self, env: Mapping[str, str | EnvSource], path: str) -> dict[str, Any]:
-        if not env:
-            return {}
         check_job_env(env)
         refuse_secrets(env, self._env_secret)
         for name, value in env.items():
@@ -112,9 +110,7 @@ class Intake:
                 raise _invalid(path, name, "exactly one of from_env and from_file")
         return {name: value if isinstance(value, str) else msgspec.to_builtins(value) for name, value in env.items()}
 
-    def _policy(self, sent: str | RetryPolicy | None, path: str) -> Policy | None:
-        if sent is None:
-            return None
+    def _policy(self, sent: str | RetryPolicy, path: str) -> Policy:
         if isinstance(sent, str):
             if sent not in self._policies:
                 message = f"retry policy {sent!r} is not known; there are: {', '.join(self._policies)}"

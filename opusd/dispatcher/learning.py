@@ -27,6 +27,10 @@ async def learn(
 
     After the last look there is no await before the decision, so memory is no older than the facts.
     """
+    if not (caller.agent or also) and all(
+        one.key is None and one.parent is None and not one.depends for one in submissions
+    ):
+        return  # nearly always: it names nobody
     state = desk.state
     own = {submission.key for submission in submissions}
     also = tuple(also)

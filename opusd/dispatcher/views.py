@@ -47,13 +47,13 @@ def snapshot(state: State, job: Job, now: int) -> Snapshot:
         position, ahead = state.position(job)
     return Snapshot(
         job=job,
-        reason=explain.reason(state, job, now) or "",
+        reason=explain.reason(state, job, now, ahead) or "",
         score=score(job, state.limits.points, now - state.timeline.skew, heir) if position is not None else None,
         position=position,
         ahead=ahead,
         expires_at=state.expires_at(job),
         heir=heir if heir is not None and heir.tier > job.terms.tier else None,
-        waiting=tuple(sorted(state.dependents.get(job.id, ()))),
+        waiting=tuple(sorted(dependents)) if (dependents := state.dependents.get(job.id)) else (),
     )
 
 

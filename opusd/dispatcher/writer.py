@@ -35,7 +35,7 @@ _LONGEST_WAIT: Final = 5.0
 class Entry(Generic[T]):
     """One decision on its way to disk. `future` gives what the decision returned, once that is on disk."""
 
-    __slots__ = ("actor", "decide", "decision", "fact", "future", "value")
+    __slots__ = ("actor", "decide", "decision", "fact", "future", "rows", "value")
 
     def __init__(self, decide: Callable[[Decision], T], actor: str, *, fact: bool, future: asyncio.Future[T]) -> None:
         self.decide = decide
@@ -43,12 +43,12 @@ class Entry(Generic[T]):
         self.fact = fact
         self.future = future
         self.decision: Decision | None = None
+        self.rows = 0
         self.value: T | None = None
 
-    @property
-    def rows(self) -> int:
-        decision = self.decision
-        return 0 if decision is None else len(decision.changes) + len(decision.events) + len(decision.pruned)
+    def decided(self, decision: Decision) -> None:
+        self.decision = decision
+        self.rows = len(decision.changes) + len(decision.events) + len(decision.pruned)
 
 
 class Undone(Exception):
@@ -139,7 +139,7 @@ class Writer:
         except BaseException:
             decision.undo()
             raise
-        entry.decision = decision
+        entry.decided(decision)
         if not entry.rows and not decision.settings and not self._open and not self._flying:
             self._release([entry])  # type: ignore[list-item]
             return entry.future
@@ -235,7 +235,7 @@ class Writer:
         for entry in reversed(entries):
             if entry.decision is not None:
                 entry.decision.undo()
-                entry.decision = None
+                entry.decision, entry.rows = None, 0
         entries += self._alone or ()
         self._flying = []
         self._open.clear()
@@ -322,7 +322,7 @@ class Writer:
             decision.undo()
             _fail(entry, error)
             return False
-        entry.decision = decision
+        entry.decided(decision)
         return True
 
     @staticmethod

@@ -94,13 +94,16 @@ class _Steps:
 def stage(batch: Batch) -> list[Statement]:
     """The statements of one transaction, in order; CommitRefused when the batch contradicts itself."""
     steps: dict[int, _Steps] = {}
+    births: list[_Steps] = []
+    changed: list[_Steps] = []
     events = list(batch.events)
     attempts: dict[tuple[int, int], tuple[Any, ...]] = {}
     for change in batch.changes:
         id_ = change.after.id
         known = steps.get(id_)
         if known is None:
-            steps[id_] = _Steps(change)
+            steps[id_] = step = _Steps(change)
+            (births if change.before is None else changed).append(step)
         else:
             known.follow(change)
         attempt = change.attempt
@@ -115,13 +118,13 @@ def stage(batch: Batch) -> list[Statement]:
     early = [one for one in batch.pruned if one[0] not in steps]
     late = [one for one in batch.pruned if one[0] in steps]
     statements = [
-        *_prune(early),
-        *_births([step for step in steps.values() if step.before is None]),
-        *_changes([step for step in steps.values() if step.before is not None]),
+        *(_prune(early) if early else ()),
+        *(_births(births) if births else ()),
+        *(_changes(changed) if changed else ()),
         Statement(PUT_ATTEMPT, list(attempts.values())),
         Statement(INSERT_EVENT, [rows.event_row(event) for event in events]),
-        *_settings_of(batch),
-        *_prune(late),
+        *(_settings_of(batch) if batch.settings else ()),
+        *(_prune(late) if late else ()),
     ]
     return [statement for statement in statements if statement.rows]
 
