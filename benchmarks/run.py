@@ -16,6 +16,7 @@ PROGRAMS = {
     "humans": "an interactive job while the pool is full and 100,000 jobs are queued",
     "load": "crowds of workers, connections and subscribers, and agents that print without end: what it costs others",
     "peers": "beside beanstalkd, Huey, RQ, arq, SAQ, Dramatiq, Celery and procrastinate, and the limits of the machine",
+    "where": "where the time of a submission, a completion and an agent goes, by thread and by room",
 }
 
 

@@ -43,10 +43,10 @@ def measure(folder: Path, jobs: int, starts: int, rounds: int) -> list[Row]:
     try:
         daemon.start()
         client = daemon.client()
-        _life(client, _SLOTS)
+        whole_life(client, _SLOTS)
         asyncio.run(_bare(folder / "bare-0", _SLOTS))
         for number in range(1, rounds + 1):
-            life.add("opusd", jobs / _life(client, jobs))
+            life.add("opusd", jobs / whole_life(client, jobs))
             life.add(bare, jobs / asyncio.run(_bare(folder / f"bare-{number}", jobs)))
             start.add("opusd", 1e3 * _start(daemon, client, starts))
             start.add("5 ms", 5.0)
@@ -61,7 +61,7 @@ def measure(folder: Path, jobs: int, starts: int, rounds: int) -> list[Row]:
     return [life, start, status]
 
 
-def _life(client: Client, jobs: int) -> float:
+def whole_life(client: Client, jobs: int) -> float:
     """Seconds from the moment that the first may begin until the last is over, all on disk."""
     client.call("queue.pause", agent="exec")
     batch = [{"agent": "exec", "command": ["true"], "cwd": "/"}] * jobs

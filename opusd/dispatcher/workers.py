@@ -123,6 +123,8 @@ class WorkerVerbs:
         records = {record.job.id: record for record in found}
         job = None if done is None else self._desk.view(done, records[done.job.id], full=True)
         claims: list[results.Claim] = []
+        if len(taken) == 1:  # it is given out whatever its size: nothing to weigh
+            return _Answer(job, [self._shown(taken[0], records[taken[0].seen.job.id])])
         size = len(msgspec.json.encode(job)) if taken else 0
         for one in taken:
             shown = self._shown(one, records[one.seen.job.id])
