@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from opusd.api import results
-from opusd.core.errors import NotFound
+from opusd.core.errors import NotFound, StorageUnavailable
 from opusd.core.job import Event
 from opusd.dispatcher.views import event_view
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from opusd.dispatcher.desk import Desk, Session
 
 _PAGE: Final = 500
+_AGAIN: Final = 1.0
+"""Seconds until a registry that can't be read is asked once more."""
 
 
 class Sink(Protocol):
@@ -118,18 +121,25 @@ class Feed:
         self._subscriptions.pop(sink, None)
 
     async def _catch_up(self, subscription: _Subscription, since: int) -> None:
-        """Page through what is kept; live once nothing came in between. No await lies between that look and `live`."""
-        desk, sink = self._desk, subscription.sink
+        """Page through what is kept, as soon as it can be read; live once nothing came in between.
+
+        No await lies between that look and `live`.
+        """
+        desk, sink, never = self._desk, subscription.sink, asyncio.Event()
         assert desk is not None
         while not sink.closed:
             known = self.cursor
-            page = await desk.store.events(
-                since,
-                _PAGE,
-                kinds=sorted(subscription.kinds),
-                jobs=sorted(subscription.jobs),
-                group=subscription.group,
-            )
+            try:
+                page = await desk.store.events(
+                    since,
+                    _PAGE,
+                    kinds=sorted(subscription.kinds),
+                    jobs=sorted(subscription.jobs),
+                    group=subscription.group,
+                )
+            except StorageUnavailable:
+                await desk.clock.wait(never, _AGAIN)
+                continue
             for event in page:
                 if event.cursor > self.cursor:
                     break  # committed, but its release is still to come

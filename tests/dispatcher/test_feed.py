@@ -7,7 +7,7 @@ import random
 import pytest
 
 from opusd.api import params as p
-from opusd.core.errors import NotFound
+from opusd.core.errors import NotFound, StorageUnavailable
 from opusd.dispatcher import feed as module
 from opusd.dispatcher.feed import Feed
 from opusd.dispatcher.upkeep import Upkeep
@@ -229,3 +229,25 @@ async def test_whenever_it_began_a_subscriber_misses_nothing_and_hears_nothing_t
             and (kinds is None or event.kind in kinds)
             and (group is None or (event.job is not None and groups[event.job] == group))
         ], wanted
+
+
+async def test_who_catches_up_goes_on_when_the_registry_can_be_read_again(engines, feed, monkeypatch):
+    for _ in range(3):
+        await engines.submit()
+    read, failures = engines.store.events, [StorageUnavailable("disk I/O error")] * 2
+
+    async def events(*arguments, **options):
+        if failures:
+            raise failures.pop()
+        return await read(*arguments, **options)
+
+    monkeypatch.setattr(engines.store, "events", events)
+    ear = Ear()
+    await subscribe(feed, ear, since=0)
+    for _ in range(2):
+        async with asyncio.timeout(BOUND):
+            await engines.clock.until_waiting()
+        engines.clock.advance(1)
+    await ear.until(3)
+    await engines.submit()
+    assert ear.cursors == [1, 2, 3, 4]
