@@ -44,4 +44,4 @@ class AnswerVerbs:
                     return commands.answer(decision, job, record.spec, params.question, text)  # noqa: B023 - called at once
 
                 future = desk.writer.command(partial(desk.decided, job=job, verb=verb), session.caller.actor)
-        return await desk.show(await future)
+        return await desk.eventually(partial(desk.show, await future))

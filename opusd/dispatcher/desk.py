@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 
 from opusd.api import results
-from opusd.core.errors import Conflict, Escalated, InternalError, InvalidParams, NotFound, OpusError
+from opusd.core.errors import Conflict, Escalated, InternalError, InvalidParams, NotFound, OpusError, StorageUnavailable
 from opusd.core.lifecycle import FINAL
 from opusd.dispatcher.views import Live, Snapshot, snapshot, view
 from opusd.dispatcher.writer import Undone
 from opusd.store.base import Record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from opusd.api import types as wire
     from opusd.core.access import Caller
@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from opusd.core.job import Change, Job
     from opusd.dispatcher.engine import Engine
 
+T = TypeVar("T")
 Ref = int | str
 _MOST_BYTES: Final = 3 << 20
 _SHOWN_IN_FULL: Final = 100
+_AGAIN: Final = 1.0
+"""Seconds until a registry that can't be read is asked once more."""
 
 
 class Session(Protocol):
@@ -66,6 +69,18 @@ class Desk:
             except Undone:
                 continue
             return
+
+    async def eventually(self, look: Callable[[], Awaitable[T]]) -> T:
+        """What `look` reads of the registry to answer a call that is done: as soon as it can be read.
+
+        StorageUnavailable would say that nothing was changed.
+        """
+        never = asyncio.Event()
+        while True:
+            try:
+                return await look()
+            except StorageUnavailable:
+                await self.clock.wait(never, _AGAIN)
 
     def in_memory(self, ref: Ref) -> int | None:
         number = self.state.keys.get(ref) if isinstance(ref, str) else ref
@@ -114,7 +129,7 @@ class Desk:
             seen = await future
         except InternalError as error:
             raise _moved_on(job.id, error) from error
-        return await self.show(seen)
+        return await self.eventually(partial(self.show, seen))
 
     async def last_link(self, number: int) -> int:
         """The job that carries on for this one, over any number of escalations; or itself."""
@@ -132,7 +147,7 @@ class Desk:
         async with session.turn:
             jobs = [await self.current(ref) for ref in dict.fromkeys(refs)]
             future = await self.decide_many(session, jobs, verb)
-        return await self.show_many(await future)
+        return await self.eventually(partial(self.show_many, await future))
 
     async def decide_many(
         self, session: Session, jobs: Sequence[Job], verb: Callable[[Decision, Job], Job]

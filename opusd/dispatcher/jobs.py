@@ -70,7 +70,7 @@ class JobVerbs:
                 raise
             # A finished job took the key between our look at the registry and the commit: look again.
             admitted = await self._enter(session, sent, paths)
-        return await self._shown(admitted, full=full)
+        return await self._desk.eventually(partial(self._shown, admitted, full=full))
 
     async def _enter(self, session: Session, sent: Sequence[wire.JobSpec], paths: list[str]) -> list[Admitted]:
         async with session.turn:
@@ -223,7 +223,7 @@ class JobVerbs:
             if params.cascade:
                 refs += await self._disappointed(refs)
             future = await desk.decide_many(session, await self._to_retry(refs, facts), verb)
-        return await desk.show_many(await future)
+        return await desk.eventually(partial(desk.show_many, await future))
 
     async def _to_retry(self, refs: Sequence[Ref], facts: Facts) -> list[Job]:
         """The jobs, none of them pruned; `facts` learns how the finished jobs ended that they wait for."""
@@ -295,4 +295,4 @@ class JobVerbs:
                     return after
 
                 future = desk.writer.command(partial(desk.decided, job=job, verb=verb), session.caller.actor)
-        return await desk.show(await future)
+        return await desk.eventually(partial(desk.show, await future))

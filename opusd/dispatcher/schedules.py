@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -69,7 +70,10 @@ class ScheduleVerbs:
         require_person(session.caller, "running a schedule")
         async with session.turn:
             future = await self._schedules.submit(params.name)
-        [job] = await self._desk.show_all([await self._desk.look(await future)])
+        return await self._desk.eventually(partial(self._made, await future))
+
+    async def _made(self, number: int) -> results.Submitted:
+        [job] = await self._desk.show_all([await self._desk.look(number)])
         return results.Submitted(job=job, created=True)
 
 

@@ -31,7 +31,7 @@ class SteeringVerbs:
         async with session.turn:
             future = self._desk.writer.command(partial(commands.pause, name=name), session.caller.actor)
         await future
-        return await self._reads.status()
+        return await self._desk.eventually(self._reads.status)
 
     async def queue_resume(self, session: Session, params: p.QueueResume) -> results.Status:
         require_person(session.caller, "resuming the queue")
@@ -40,7 +40,7 @@ class SteeringVerbs:
             future = self._desk.writer.command(partial(commands.resume, name=name), session.caller.actor)
         await future
         self._desk.engine.poke()
-        return await self._reads.status()
+        return await self._desk.eventually(self._reads.status)
 
     async def queue_drain(self, session: Session, params: p.QueueDrain) -> results.Status:
         require_person(session.caller, "draining the queue")
@@ -49,7 +49,7 @@ class SteeringVerbs:
             future = self._desk.writer.command(partial(commands.pause, name="*"), session.caller.actor)
         await future
         await self._waits.idle(seconds)
-        return await self._reads.status()
+        return await self._desk.eventually(self._reads.status)
 
     async def pool_resize(self, session: Session, params: p.PoolResize) -> results.Pool:
         require_person(session.caller, "resizing the pool")

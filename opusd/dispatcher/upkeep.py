@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from opusd.api import results
@@ -115,7 +116,7 @@ class Upkeep:
         writer = self._desk.writer
         await (writer.command(decide, actor) if command else writer.fact(decide))
         await asyncio.get_running_loop().run_in_executor(None, self._remove_runs, gone)
-        left = await self._prune_worktrees(gone, dry_run=False)
+        left = await self._desk.eventually(partial(self._prune_worktrees, gone, dry_run=False))
         for one in left:
             self._log("worktree.kept", level="warning", job=one.job, path=one.path, message=one.kept)
         return left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -103,7 +104,8 @@ class WorkerVerbs:
         Back go the claims that a reply can't hold, and all of them when nobody is there to read it.
         """
         try:
-            answer = await self._read(taken, done)
+            look = partial(self._read, taken, done)
+            answer = await (look() if done is None else self._desk.eventually(look))
         except BaseException:  # a cancelled call, a registry that can't be read
             self._claims.give_back(taken)
             raise
@@ -194,7 +196,7 @@ class WorkerVerbs:
         text, options = params.text.strip(), tuple(params.options)
         if job.run.worker is not None:
             seen, _ = await self._finish(session, number, params.token, End(question=(text, options)))
-            return await desk.show(seen)
+            return await desk.eventually(partial(desk.show, seen))
 
         def decide(decision: Decision) -> Snapshot:
             job = leases.holder(decision.state, number, hashed, decision.now)
@@ -207,7 +209,7 @@ class WorkerVerbs:
 
         async with session.turn:
             future = desk.writer.command(decide, f"job:{number}")
-        return await desk.show(await future)
+        return await desk.eventually(partial(desk.show, await future))
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -236,7 +238,7 @@ class WorkerVerbs:
         number = await self._desk.find(params.id)
         end = End(failure=FailureClass.LOST, message="released by its worker", never_ran=True)
         seen, _ = await self._finish(session, number, params.token, end)
-        return await self._desk.show(seen)
+        return await self._desk.eventually(partial(self._desk.show, seen))
 
     async def _finished(self, session: Session, params: p.WorkerComplete | p.WorkerFail, end: End) -> results.Finished:
         require_person(session.caller, "ending a worker's attempt")
