@@ -36,9 +36,9 @@ class AnswerVerbs:
                 number = await desk.find(params.id)
                 await desk.settled()
                 record = (await desk.store.records([number]))[0]
-                job = desk.state.jobs.get(number, record.job)
-                if job.version != record.job.version:
-                    continue  # it moved on while we read: another question, perhaps, and other answers before it
+                job = desk.unchanged(record)
+                if job is None:
+                    continue  # another question, perhaps, and other answers before it
 
                 def verb(decision: Decision, job: Job) -> Job:
                     return commands.answer(decision, job, record.spec, params.question, text)  # noqa: B023 - called at once

@@ -114,10 +114,19 @@ class Desk:
     async def current(self, ref: Ref) -> Job:
         """The job as memory has it, else the finished one of the registry."""
         number = self.in_memory(ref)
-        if number is None:
+        while number is None:
             record = await self._on_disk(ref, "$.id")
-            return self.state.jobs.get(record.job.id, record.job)
+            if record.job.final:
+                return self.state.jobs.get(record.job.id, record.job)
+            number = self.in_memory(ref)  # unless it has ended since the read
         return self.state.jobs[number]
+
+    def unchanged(self, record: Record) -> Job | None:
+        """The job of a record that was read before, unless it has moved on since: then what was read may be old."""
+        job = self.state.jobs.get(record.job.id)
+        if job is None:
+            return record.job if record.job.final else None
+        return job if job.version == record.job.version else None
 
     async def change(self, session: Session, ref: Ref, verb: Callable[[Decision, Job], Job]) -> wire.Job:
         """Decide `verb` on one job and show the job as it is then."""

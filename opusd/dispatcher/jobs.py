@@ -280,9 +280,9 @@ class JobVerbs:
                     check_objects(spec.spec.payload, edit.metadata, "$", "metadata")
                 if edit.depends:
                     await learn(desk, session.caller, [Submission(spec=spec.spec, depends=edit.depends)], facts, known)
-                job = desk.state.jobs.get(number, spec.job)
-                if job.version != spec.job.version:
-                    continue  # it moved on while we read: what we would write back may be old
+                job = desk.unchanged(spec)
+                if job is None:
+                    continue  # what we would write back may be old
 
                 def verb(decision: Decision, job: Job) -> Job:
                     require_descendant(session.caller, job.id, job.ancestors, "update")
