@@ -18,7 +18,7 @@ from opusd.clock import Clock, SystemClock
 from opusd.config import Config, ConfigError
 from opusd.config.machine import Machine
 from opusd.config.shown import shown
-from opusd.core import budgets, cooling, timekeeping
+from opusd.core import budgets, cooling, sizes, timekeeping
 from opusd.core.errors import Conflict, OpusError
 from opusd.core.room import lacking
 from opusd.core.state import Pauses, State
@@ -245,6 +245,7 @@ class Daemon:
         listening = self._supervisor.listening
         await self._server.serve(self._settings.socket, listening[0] if listening else None)
         stack.push_async_callback(self._quiet, writing)
+        writer.fact(sizes.forget)
         writer.fact(lambda decision: decision.note("daemon.started", detail={"pid": os.getpid()}), "daemon")
         self._handle_signals(stack)
         parts: list[Coroutine[Any, Any, None]] = [engine.run(), self._upkeep.run(), self._notifier.run()]
@@ -327,6 +328,7 @@ class Daemon:
             raise Conflict(message) from error
         self._config = config
         self._state.relimit(config.limits())
+        self._engine.writer.fact(sizes.forget)
         self._launching.configure(**launch_values(config))
         self._server.configure(**connection_values(config))
         self._upkeep.configure(**retention_values(config))
@@ -360,17 +362,11 @@ class Daemon:
 
 
 def _restore(state: State, kept: dict[str, Any]) -> None:
-    """Pauses and cool-downs; and sizes that people set, unless the configured value was changed since."""
+    """What people and providers said of the queue as a whole."""
     state.cooling = cooling.restore(kept)
     state.days = budgets.restore(kept)
     state.pauses = Pauses(kept.get("paused", ()))
-    pool = kept.get("pool")
-    if pool is not None and pool["configured"] == state.limits.max_concurrent:
-        state.max_concurrent = pool["value"]
-    for name, agent in state.limits.agents.items():
-        size = kept.get(f"slots:{name}")
-        if size is not None and size["configured"] == agent.slots:
-            state.slots[name] = size["value"]
+    sizes.restore(state, kept)
 
 
 def _about_event(event: Event) -> dict[str, Any]:

@@ -365,27 +365,6 @@ def _pause_detail(name: str) -> dict[str, str]:
     return {kind: what} if what else {}
 
 
-def resize(decision: Decision, max_concurrent: int | None, agent: str | None) -> None:
-    """`max_concurrent` of the pool, or of one agent's slots; nothing that runs is ended."""
-    state = decision.state
-    if max_concurrent is None:
-        return
-    if agent is None:
-        old = state.max_concurrent
-        state.max_concurrent = max_concurrent
-        value = {"value": max_concurrent, "configured": state.limits.max_concurrent}
-        decision.keep("pool", value, lambda: setattr(state, "max_concurrent", old))
-    else:
-        if agent not in state.slots:
-            message = f"agent {agent!r} is not configured; there are: {', '.join(sorted(state.slots))}"
-            raise InvalidParams(message, path="$.agent")
-        before = state.slots[agent]
-        state.slots[agent] = max_concurrent
-        value = {"value": max_concurrent, "configured": state.limits.agents[agent].slots}
-        decision.keep(f"slots:{agent}", value, lambda: state.slots.__setitem__(agent, before))
-    decision.note("pool.resized", detail={"max_concurrent": max_concurrent, **({"agent": agent} if agent else {})})
-
-
 def _run(job: Job) -> Run:
     assert job.run is not None
     return job.run

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict, deque
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from opusd.core import sizes
 from opusd.core.dependencies import Inheritance, unsatisfied
 from opusd.core.job import Job, Run
 from opusd.core.lifecycle import ALIVE, Status
@@ -50,8 +51,10 @@ class Pauses:
 class State:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.max_concurrent = limits.max_concurrent
-        self.slots = {name: agent.slots for name, agent in limits.agents.items()}
+        self.max_concurrent = 0
+        self.slots: dict[str, int] = {}
+        self.sized: dict[str, sizes.Size] = {}  # what people set, whether or not it holds
+        sizes.settle(self)
         self.pauses = Pauses()
         self.draining = False
         self.breather: int | None = None  # the machine refused to start a process: nothing is launched before this
@@ -87,14 +90,8 @@ class State:
 
     def relimit(self, limits: Limits) -> None:
         """The configuration was read again. Sizes that people set stay until the configured value itself changes."""
-        old, self.limits = self.limits, limits
-        if limits.max_concurrent != old.max_concurrent:
-            self.max_concurrent = limits.max_concurrent
-        known = {name: agent.slots for name, agent in old.agents.items()}
-        self.slots = {
-            name: self.slots[name] if known.get(name) == agent.slots else agent.slots
-            for name, agent in limits.agents.items()
-        }
+        self.limits = limits
+        sizes.settle(self)
         self.lanes = {}
         self.accounts.relimit(limits, self.jobs.values())
         self.windows.relimit(limits)

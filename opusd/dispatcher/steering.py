@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from opusd.api import results
-from opusd.core import commands
+from opusd.core import commands, sizes
 from opusd.core.access import require_person
 from opusd.core.errors import InvalidParams, NotFound
 from opusd.core.times import parse_duration
@@ -57,7 +57,7 @@ class SteeringVerbs:
             self._paused_name(params.agent, None)
         async with session.turn:
             future = self._desk.writer.command(
-                partial(commands.resize, max_concurrent=params.max_concurrent, agent=params.agent), session.caller.actor
+                partial(sizes.resize, max_concurrent=params.max_concurrent, agent=params.agent), session.caller.actor
             )
         await future
         self._desk.engine.poke()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from opusd.core import admission, attempts, budgets, commands, cooling, scheduler, timekeeping
+from opusd.core import admission, attempts, budgets, commands, cooling, scheduler, sizes, timekeeping
 from opusd.core.access import Caller
 from opusd.core.admission import Facts, Submission
 from opusd.core.attempts import End
@@ -162,9 +162,7 @@ class World:
         state.days = budgets.restore(settings)
         state.pauses = Pauses(settings.get("paused", ()))
         state.timeline = timekeeping.restore(settings, seen)
-        state.max_concurrent = settings.get("pool", {"value": state.max_concurrent})["value"]
-        for name in state.slots:
-            state.slots[name] = settings.get(f"slots:{name}", {"value": state.slots[name]})["value"]
+        sizes.restore(state, settings)
         return state
 
     def facts(self) -> Facts:
@@ -245,7 +243,7 @@ class World:
         self.decide(lambda decision: commands.resume(decision, name))
 
     def resize(self, to: int, agent: str | None = None) -> None:
-        self.decide(lambda decision: commands.resize(decision, to, agent))
+        self.decide(lambda decision: sizes.resize(decision, to, agent))
 
     # --- looking ----------------------------------------------------------------------------------
 
