@@ -150,7 +150,7 @@ class Engine:
             self.serve(decision)
 
         self.writer.fact(decide)
-        moments = [plan.wake_at, None if left is None else self.clock.now() + int(left * 1e6)]
+        moments = [plan.wake_at, None if left is None else self.clock.now() + math.ceil(left * 1e6)]
         return min((at for at in moments if at is not None), default=None)
 
     def _look_round(self) -> None:

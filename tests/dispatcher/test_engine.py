@@ -4,6 +4,7 @@ import asyncio
 import errno
 
 import pytest
+from msgspec.structs import replace
 
 from opusd.core import commands
 from opusd.core.attempts import MAX_LOSSES
@@ -13,7 +14,7 @@ from opusd.dispatcher.tokens import Attempts
 from opusd.store.base import CommitFailed
 from opusd.store.sqlite import SqliteStore
 from opusd.testing.pool import ScriptedPool
-from tests.core.world import PERSON
+from tests.core.world import AGENTS, PERSON, limits
 from tests.dispatcher.bench import BOUND, EngineBench, Paced, paced, turns
 
 DISK_FULL = CommitFailed("database or disk is full")
@@ -441,3 +442,13 @@ async def test_a_registry_reopened_after_failures_is_what_memory_was(tmp_path):
     other.state.load((await again.load_active()).jobs)
     assert other.state.shape() == shape
     await again.close()
+
+
+async def test_what_is_less_than_a_microsecond_away_is_waited_for(engines):
+    engines.state.relimit(limits(agents={**AGENTS, "claude": replace(AGENTS["claude"], stall_after=10_000_000)}))
+    await engines.begin(dispatch=False)
+    await engines.submit(agent="claude")
+    engines.engine.tick()
+    await engines.launched(1)
+    engines.engine.liveness.heard((1, 1), engines.clock.monotonic() - 10 + 1e-7)
+    assert engines.engine.tick() == engines.clock.now() + 1
