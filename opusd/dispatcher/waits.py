@@ -30,8 +30,8 @@ MAX_JOBS: Final = 1000
 class Waits:
     def __init__(self) -> None:
         self._desk: Desk | None = None
-        self._by_job: dict[int, set[asyncio.Event]] = {}
-        self._idle: set[asyncio.Event] = set()
+        self._by_job: dict[int, dict[asyncio.Event, None]] = {}  # woken in the order in which they came
+        self._idle: dict[asyncio.Event, None] = {}
         self._awaited: dict[int, Counter[int]] = {}  # an agent's job -> the jobs it waits for
         self._lending: Counter[int] = Counter()
 
@@ -118,12 +118,12 @@ class Waits:
     def _watching(self, numbers: list[int]) -> Iterator[asyncio.Event]:
         event = asyncio.Event()
         for number in numbers:
-            self._by_job.setdefault(number, set()).add(event)
+            self._by_job.setdefault(number, {})[event] = None
         try:
             yield event
         finally:
             for number in numbers:
-                self._by_job[number].discard(event)
+                self._by_job[number].pop(event, None)
                 if not self._by_job[number]:
                     del self._by_job[number]
 
@@ -209,7 +209,7 @@ class Waits:
         desk = self._desk
         assert desk is not None
         event = asyncio.Event()
-        self._idle.add(event)
+        self._idle[event] = None
         deadline = None if seconds is None else desk.clock.monotonic() + seconds
         try:
             while True:
@@ -221,7 +221,7 @@ class Waits:
                 if not await desk.clock.wait(event, left):
                     return False
         finally:
-            self._idle.discard(event)
+            self._idle.pop(event, None)
 
 
 def _met(job: Job, until: str) -> bool:
