@@ -9,6 +9,7 @@ import ctypes
 import os
 import signal
 import time
+from functools import cache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ def monotonic_seconds() -> float:
     return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
+@cache
 def boot_id() -> str:
-    """Which boot this is."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    """Which boot this is. As bytes, for a text's codec would be imported anew by each shim."""
+    with open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as file:
+        return file.read(100).decode().strip()
 
 
 def pid_namespace() -> int:

@@ -130,6 +130,7 @@ def main() -> int:
     os.dup2(null, 1)
     os.close(null)
     os.chdir("/")
+    kernel.boot_id()  # known to all shims
     gc.collect()
     gc.freeze()  # pages that no collection touches stay shared with the shims
     gc.disable()
