@@ -1,12 +1,13 @@
 """An attentive subscriber: a process of its own that reads every event as it comes, and says what it missed.
 
-A subscription that ends with `event.lagged` is taken up again at its cursor. The end of standard input, or the event
-with the cursor that was written to it, ends it; then it prints {"events", "lags", "gaps", "last"}.
+A subscription that ends with `event.lagged` is taken up again at its cursor. For each cursor that is written to its
+standard input it prints {"events", "lags", "gaps", "last"} once it has heard of that one; the end of it ends it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import socket
@@ -24,15 +25,20 @@ class Listener:
 
     def run(self) -> None:
         self._subscribe({})
-        until = None
-        while until is None or self.last < until:
-            readable, _, _ = select.select([self._socket, *([sys.stdin] if until is None else [])], [], [], 60)
-            if sys.stdin in readable:
-                until = int(sys.stdin.readline() or self.last)
+        until: int | None = None
+        while True:
+            readable, _, _ = select.select([self._socket, 0], [], [])
             if self._socket in readable:
                 self._receive()
-            if not readable:
-                break
+            if 0 in readable:
+                asked = os.read(0, 100)
+                if not asked:
+                    return
+                until = int(asked)
+            if until is not None and self.last >= until:
+                until = None
+                found = {"events": self.events, "lags": self.lags, "gaps": self.gaps, "last": self.last}
+                print(json.dumps(found), flush=True)
 
     def _subscribe(self, since: dict[str, int]) -> None:
         call = {"jsonrpc": "2.0", "id": self.lags, "method": "events.subscribe", "params": since}
@@ -60,12 +66,5 @@ class Listener:
                 print("ready", flush=True)
 
 
-def main() -> None:
-    listener = Listener(sys.argv[1])
-    listener.run()
-    found = {"events": listener.events, "lags": listener.lags, "gaps": listener.gaps, "last": listener.last}
-    print(json.dumps(found), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    Listener(sys.argv[1]).run()

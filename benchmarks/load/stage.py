@@ -104,11 +104,16 @@ class Stage:
         self._mark("load")
         self._begun = time.monotonic()
 
+    def rest(self) -> None:
+        """The load is over: what others' calls take is no longer judged."""
+        if not self.finding.took:
+            self.finding.took = time.monotonic() - self._begun
+            self.finding.load = os.getloadavg()[0]
+            self._mark("after")
+
     def end(self) -> None:
-        """The load is over; what it leaves is looked at when it has had time to go."""
-        self.finding.took = time.monotonic() - self._begun
-        self.finding.load = os.getloadavg()[0]
-        self._mark("after")
+        """All is over; what it leaves is looked at when it has had time to go."""
+        self.rest()
         time.sleep(_SETTLE)
         before, (now, peak) = self.finding.memory[0], self.daemon.memory()
         self.finding.memory = (before, peak, now)

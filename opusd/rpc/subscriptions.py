@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
 
 from opusd.api.framing import encode_call
 
-UNSENT_EVENTS = 256 * 1024
+Encoded: TypeAlias = tuple[int, bytes]
+"""An event as JSON, behind its cursor."""
+
+UNSENT_EVENTS: Final = 256 * 1024
+_SUFFIX: Final = b"}}\n"
 
 
 class Outlet:
@@ -32,10 +37,10 @@ class Outlet:
         """Bytes of something else went to the transport."""
         self._written += size
 
-    def write_event(self, frame: bytes) -> None:
-        self._write(frame)
-        self._events.append((self._written, len(frame)))
-        self._held += len(frame)
+    def write_events(self, frames: bytes) -> None:
+        self._write(frames)
+        self._events.append((self._written, len(frames)))
+        self._held += len(frames)
 
     @property
     def held(self) -> int:
@@ -45,8 +50,9 @@ class Outlet:
             self._held -= self._events.popleft()[1]
         return self._held
 
-    def takes(self, size: int) -> bool:
-        return self.held + size <= self._limit
+    def free(self) -> int:
+        """Bytes of events that may still be written."""
+        return self._limit - self.held
 
     async def room(self) -> None:
         """Until half of what may be held is free."""
@@ -58,6 +64,11 @@ class Outlet:
             finally:
                 self._waiting.discard(future)
 
+    def close(self) -> None:
+        """The transport is gone, and with it all that was held; it is let go, so that no cycle is left behind."""
+        self._write = self._unsent = _nowhere
+        self.wake()
+
     def wake(self) -> None:
         """The transport has sent something, or is gone."""
         for future in self._waiting:
@@ -65,8 +76,13 @@ class Outlet:
                 future.set_result(None)
 
 
+def _nowhere(*_: bytes) -> int:
+    """What is written there is sent at once."""
+    return 0
+
+
 class EventSink:
-    """Where the events of one subscription go: `sink(cursor, encoded_event)`, at any time, from the loop's thread.
+    """Where the events of one subscription go, (cursor, encoded event) each: at any time, from the loop's thread.
 
     What comes before the reply to `events.subscribe` has left waits for it. An event that would go past
     the bound waits for one turn of the loop, since some loops send only then (and it is shared, so that
@@ -83,34 +99,37 @@ class EventSink:
         self._prefix = b'{"jsonrpc":"2.0","method":"event","params":{"subscription":%d,"event":' % subscription
         self._opened = False
         self._cursor = 0
-        self._early: list[tuple[int, bytes]] = []
+        self._early: list[Encoded] = []
         self._early_bytes = 0
-        self._late: list[tuple[int, bytes]] = []
+        self._late: list[Encoded] = []
 
     def __call__(self, cursor: int, event: bytes) -> None:
+        self.tell([(cursor, event)])
+
+    def tell(self, events: Sequence[Encoded]) -> None:
+        """These, in this order, in one piece as far as there is room."""
         if self.closed:
             return
         if not self._opened:
-            self._early_bytes += len(event)
-            if self._early_bytes <= UNSENT_EVENTS:  # what is left out is lagged over when the reply has left
-                self._early.append((cursor, event))
+            for each in events:
+                self._early_bytes += len(each[1])
+                if self._early_bytes <= UNSENT_EVENTS:  # what is left out is lagged over when the reply has left
+                    self._early.append(each)
             return
-        if not self._late and self._sent(cursor, event):
+        if self._late:
+            self._late += events
             return
-        if not self._late:
+        sent = self._sent(events)
+        if sent < len(events):
+            self._late += events[sent:]
             asyncio.get_running_loop().call_soon(self._settle)
-        self._late.append((cursor, event))
 
     def open(self, cursor: int) -> None:
         """The reply has left, and said that the subscription begins after `cursor`: what waited may follow."""
         self._opened = True
         self._cursor = cursor
         early, self._early = self._early, []
-        for each, event in early:
-            if not self._sent(each, event):
-                self._end_lagging()
-                return
-        if self._early_bytes > UNSENT_EVENTS:
+        if self._sent(early) < len(early) or self._early_bytes > UNSENT_EVENTS:
             self._end_lagging()
 
     async def room(self) -> None:
@@ -125,26 +144,31 @@ class EventSink:
             self._early.clear()
             self._late.clear()
             self._forget(self.subscription)
-            if self.on_close is not None:
-                self.on_close()
+            told, self.on_close = self.on_close, None
+            if told is not None:
+                told()
 
-    def _sent(self, cursor: int, event: bytes) -> bool:
-        frame = b"".join((self._prefix, event, b"}}\n"))
-        if not self._outlet.takes(len(frame)):
-            return False
-        self._outlet.write_event(frame)
-        self._cursor = cursor
-        return True
+    def _sent(self, events: Sequence[Encoded]) -> int:
+        """How many of these there was room for; they are on their way."""
+        prefix, free = self._prefix, self._outlet.free()
+        frame = len(prefix) + len(_SUFFIX)
+        parts: list[bytes] = []
+        for cursor, event in events:
+            free -= frame + len(event)
+            if free < 0:
+                break
+            parts += (prefix, event, _SUFFIX)
+            self._cursor = cursor
+        if parts:
+            self._outlet.write_events(b"".join(parts))
+        return len(parts) // 3
 
     def _settle(self) -> None:
         late, self._late = self._late, []
-        for cursor, event in late:
-            if self.closed:
-                return
-            if not self._sent(cursor, event):
-                self._end_lagging()
+        if not self.closed and self._sent(late) < len(late):
+            self._end_lagging()
 
     def _end_lagging(self) -> None:
         params = {"subscription": self.subscription, "cursor": self._cursor}
-        self._outlet.write_event(encode_call("event.lagged", params) + b"\n")
+        self._outlet.write_events(encode_call("event.lagged", params) + b"\n")
         self.close()

@@ -1,6 +1,7 @@
 """Events for subscribers: what is kept and what comes, in one line without a gap, whatever happens in between."""
 
 import asyncio
+import itertools
 import json
 import random
 
@@ -39,6 +40,10 @@ class Ear:
         assert event["cursor"] == cursor
         self.events.append(event)
         self.heard.set()
+
+    def tell(self, events):
+        for cursor, event in events:
+            self(cursor, event)
 
     async def room(self):
         await turns(self._pace())
@@ -176,12 +181,80 @@ async def test_a_subscriber_to_a_group_hears_of_its_pruned_jobs_too_live_as_afte
     assert live.cursors == late.cursors == [5, 7]
 
 
+@pytest.fixture
+def slowly(monkeypatch):
+    """A turn of the loop tells four things."""
+    monkeypatch.setattr(module, "_TOGETHER", 2)
+    monkeypatch.setattr(module, "_TURN", 4)
+
+
+async def test_a_crowd_is_told_in_turns_in_which_others_have_theirs(engines, feed, slowly):
+    ears = [Ear(number) for number in range(10)]
+    for ear in ears:
+        await subscribe(feed, ear)
+    for kind in "abc":
+        engines.writer.fact(noting(kind))
+    settled = asyncio.create_task(engines.desk.settled())
+    heard = []
+    while sum(len(ear.events) for ear in ears) < 30:
+        heard.append(sum(len(ear.events) for ear in ears))
+        await turns(1)
+    assert settled.done()
+    assert heard == sorted(heard)
+    assert max(after - before for before, after in itertools.pairwise([*heard, 30])) <= 8
+    assert [ear.cursors for ear in ears] == [[1, 2, 3]] * 10
+
+
+async def test_who_comes_while_a_crowd_is_told_hears_none_of_it(engines, feed, slowly):
+    ears = [Ear(number) for number in range(10)]
+    for ear in ears:
+        await subscribe(feed, ear)
+    await engines.submit()
+    late = Ear(11)
+    assert (await subscribe(feed, late)).cursor == 1
+    assert ears[-1].events == []
+    await engines.submit()
+    await late.until(1)
+    assert late.cursors == [2]
+    assert [ear.cursors for ear in ears] == [[1, 2]] * 10
+
+
+async def test_a_crowd_that_can_not_be_told_as_fast_as_things_happen_reads_on_in_the_registry(
+    engines, feed, slowly, monkeypatch
+):
+    monkeypatch.setattr(module, "_BEHIND", 10)
+    ears = [Ear(number) for number in range(20)]
+    for ear in ears:
+        await subscribe(feed, ear)
+    for _ in range(40):
+        engines.writer.fact(noting("x"))
+    await engines.desk.settled()
+    assert len(feed._waiting) <= 10
+    for ear in ears:
+        await ear.until(40)
+    await engines.submit()
+    await ears[-1].until(41)
+    assert [ear.cursors for ear in ears] == [list(range(1, 42))] * 20
+
+
+async def test_who_leaves_while_a_crowd_is_told_hears_nothing_more(engines, feed, slowly):
+    ears = [Ear(number) for number in range(10)]
+    for ear in ears:
+        await subscribe(feed, ear)
+    await engines.submit()
+    ears[9].close()
+    await ears[8].until(1)
+    await turns(5)
+    assert ears[9].events == []
+
+
 @pytest.mark.parametrize("seed", range(12))
 async def test_whenever_it_began_a_subscriber_misses_nothing_and_hears_nothing_twice(engines, feed, seed, monkeypatch):
-    """Random commits and subscriptions, page sizes and paces, all at once."""
+    """Random commits and subscriptions, page sizes, turns and paces, all at once."""
     chance = random.Random(seed)
     engines.store.linger = lambda: chance.randrange(40)
-    monkeypatch.setattr(module, "_PAGE", chance.randint(1, 6))
+    for name, most in (("_PAGE", 6), ("_TOGETHER", 4), ("_TURN", 8), ("_BEHIND", 30)):
+        monkeypatch.setattr(module, name, chance.randint(1, most))
     ears = []
 
     async def listen(number):
@@ -216,6 +289,9 @@ async def test_whenever_it_began_a_subscriber_misses_nothing_and_hears_nothing_t
             await turns(1)
         await asyncio.gather(*tasks)
         await engines.desk.settled()
+        await engines.engine.drained()
+        while feed._waiting or feed._together:
+            await turns(1)
         await engines.engine.drained()
     whole = await engines.store.events(0, 10_000)
     groups = {record.job.id: record.job.terms.group for record in await engines.store.records(range(1, 200))}

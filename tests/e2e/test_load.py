@@ -77,7 +77,7 @@ def test_who_subscribes_and_does_not_read_is_told_where_to_go_on_and_misses_noth
         file = deaf.makefile("rb")
         assert "result" in json.loads(file.readline())
         spec = {"command": ["true"], "cwd": "/", "held": True, "group": "g"}
-        for _ in range(40):
+        for _ in range(100):
             house("job.submit_batch", jobs=[spec] * 50)
         seen = []
         while (message := json.loads(file.readline()))["method"] == "event":
