@@ -6,6 +6,7 @@ commits them or calls `undo`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -71,7 +72,7 @@ class Decision:
         )
         self.state.apply(before, after)
         self._latest[after.id] = after
-        self._undo.append(lambda: self.state.apply(after, before))
+        self._undo.append(partial(self.state.apply, after, before))
         self.changes.append(
             Change(before=before, after=after, spec=spec, outcome=outcome, attempt=attempt, event=event)
         )
@@ -82,7 +83,7 @@ class Decision:
         after = replace(after, version=before.version + 1)
         self.state.apply(before, after)
         self._latest[after.id] = after
-        self._undo.append(lambda: self.state.apply(after, before))
+        self._undo.append(partial(self.state.apply, after, before))
         self.changes.append(Change(before=before, after=after))
         return after
 

@@ -140,7 +140,7 @@ class Connection(asyncio.Protocol):
             self._hangup.close()
         for sink in list(self._session.sinks.values()):
             sink.close()
-        self._outlet.wake()
+        self._outlet.close()
         self._taking.set()
         for call in list(self._running):
             if call.binding.method.waits or call.binding.method.kind != "write":

@@ -64,8 +64,9 @@ class Outflow:
             self._watch()
 
     def close(self) -> None:
-        """The connection is over: what was gathered is lost, and nobody is watched any more."""
+        """The connection is over: what was gathered is lost, and nobody is watched any more, or told."""
         self._gathered, self._held = [], 0
+        self._full = _nobody
         if self._timer is not None:
             self._timer.cancel()
 
@@ -85,3 +86,7 @@ class Outflow:
             self._transport.abort()
             return
         self._watch()
+
+
+def _nobody() -> None:
+    """Who is told of a connection that is over. It holds nothing, so that no cycle is left to the collector."""

@@ -1,7 +1,9 @@
 import asyncio
+import gc
 import os
 import socket
 import stat
+import weakref
 
 import pytest
 
@@ -118,3 +120,22 @@ async def test_closing_does_not_wait_longer_than_it_was_told(tmp_path):
     daemon.commands.gate.set()
     await daemon.commands.until(lambda: daemon.commands.written == [5])
     await peer.close()
+
+
+async def test_a_connection_that_is_over_leaves_no_cycle_for_the_collector(tmp_path):
+    """Ten thousand that end together would stop the loop for half a second."""
+    async with Daemon(tmp_path / "s") as daemon:
+        other, peer = await daemon.peer(), await daemon.peer()
+        gc.disable()
+        try:
+            for call, method in enumerate(("system.ping", "events.subscribe", "system.ping")):
+                peer.call(call, method)
+                assert (await peer.line())["id"] == call
+            connections = weakref.WeakSet(daemon.server._connections)
+            await peer.close()
+            async with asyncio.timeout(BOUND):
+                while len(connections) > 1:
+                    daemon.commands.sinks.clear()
+                    await other.ask({"jsonrpc": "2.0", "id": 1, "method": "system.ping"})
+        finally:
+            gc.enable()
