@@ -1,6 +1,7 @@
 """A registry that can't be used is never taken for one that is not there."""
 
 import os
+import re
 import shutil
 import sqlite3
 import stat
@@ -226,3 +227,12 @@ async def test_a_network_file_system_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite_open, "file_system_of", lambda *_: "nfs4")
     assert "nfs4 file system" in await refusal(tmp_path / "opusd.db")
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_no_row_that_is_written_costs_a_table_of_a_list(path):
+    """`x IN (a, b, c)` in a CHECK does: a third of what a job's row takes."""
+    with closing(sqlite3.connect(path)) as db:
+        tables = [sql for (sql,) in db.execute("SELECT sql FROM sqlite_schema WHERE type = 'table'")]
+        assert len(tables) > 5
+        for sql in tables:
+            assert not re.search(r"\bIN\s*\(", sql), sql

@@ -1,22 +1,26 @@
--- The registry. The CHECKs refuse a program that is wrong about what a status means; they decide nothing.
+-- The registry. The CHECKs refuse a program that is wrong about what a status means; they decide nothing. None says
+-- IN of more than two: SQLite makes a table of such a list for each row that is written, which takes 2 us and 100 kB.
 -- Times and durations are microseconds. What changes often (jobs) stands apart from what is large (specs,
 -- outcomes): SQLite rewrites a whole row for each change, and a start reads every row of unfinished jobs.
 
 CREATE TABLE jobs (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     version     INTEGER NOT NULL CHECK (version >= 1),
-    status      TEXT NOT NULL CHECK (status IN ('held', 'blocked', 'scheduled', 'queued', 'running', 'cancelling',
-                                                'needs_input', 'retrying', 'completed', 'failed', 'cancelled', 'expired')),
+    status      TEXT NOT NULL CHECK (status = 'queued' OR status = 'running' OR status = 'completed' OR status = 'failed'
+                                     OR status = 'blocked' OR status = 'scheduled' OR status = 'retrying'
+                                     OR status = 'needs_input' OR status = 'cancelling' OR status = 'cancelled'
+                                     OR status = 'expired' OR status = 'held'),
     created_at  INTEGER NOT NULL,
     queued_at   INTEGER CHECK (status <> 'queued' OR queued_at IS NOT NULL),
     run_at      INTEGER CHECK (status <> 'scheduled' OR run_at IS NOT NULL),
     due_at      INTEGER CHECK (status <> 'retrying' OR due_at IS NOT NULL),
     started_at  INTEGER,
-    completed_at INTEGER CHECK ((completed_at IS NOT NULL) = (status IN ('completed', 'failed', 'cancelled', 'expired'))),
+    completed_at INTEGER CHECK ((completed_at IS NOT NULL) = (status = 'completed' OR status = 'failed'
+                                                              OR status = 'cancelled' OR status = 'expired')),
     attempts    INTEGER NOT NULL CHECK (attempts >= 0),
     retries     INTEGER NOT NULL CHECK (retries >= 0),
     losses      INTEGER NOT NULL CHECK (losses >= 0),
-    run         TEXT CHECK ((run IS NOT NULL) = (status IN ('running', 'cancelling'))),  -- JSON: the attempt under way
+    run         TEXT CHECK ((run IS NOT NULL) = (status = 'running' OR status = 'cancelling')),  -- JSON: the attempt under way
     extra       TEXT,                                    -- JSON: what few jobs have
     key         TEXT,
     parent      INTEGER CHECK ((parent IS NULL) = (ancestors IS NULL)),
@@ -25,7 +29,7 @@ CREATE TABLE jobs (
     boost       INTEGER NOT NULL CHECK (boost BETWEEN -49 AND 49),
     agent       TEXT NOT NULL,
     type        TEXT NOT NULL,
-    source      TEXT NOT NULL CHECK (source IN ('user', 'automated', 'agent')),
+    source      TEXT NOT NULL CHECK (source = 'user' OR source = 'automated' OR source = 'agent'),
     grp         TEXT,
     terms       TEXT NOT NULL,                           -- JSON: all terms; the columns above it are for selecting
     pruned      INTEGER NOT NULL DEFAULT 0 CHECK (pruned = 0 OR (pruned = 1 AND completed_at IS NOT NULL))
@@ -55,9 +59,9 @@ CREATE TABLE dependencies (
     job         INTEGER NOT NULL,
     position    INTEGER NOT NULL CHECK (position >= 0),
     upstream    INTEGER NOT NULL CHECK (upstream <> job),
-    on_end      TEXT NOT NULL CHECK (on_end IN ('success', 'failure', 'any')),
-    if_unmet    TEXT NOT NULL CHECK (if_unmet IN ('block', 'cancel', 'run')),
-    state       TEXT NOT NULL CHECK (state IN ('pending', 'satisfied', 'unmet')),
+    on_end      TEXT NOT NULL CHECK (on_end = 'success' OR on_end = 'failure' OR on_end = 'any'),
+    if_unmet    TEXT NOT NULL CHECK (if_unmet = 'block' OR if_unmet = 'cancel' OR if_unmet = 'run'),
+    state       TEXT NOT NULL CHECK (state = 'pending' OR state = 'satisfied' OR state = 'unmet'),
     PRIMARY KEY (job, position)
 ) STRICT, WITHOUT ROWID;
 
@@ -77,10 +81,11 @@ CREATE TABLE attempts (
     attempt_id  TEXT NOT NULL,
     token_hash  BLOB NOT NULL,
     slot        INTEGER NOT NULL,
-    over        INTEGER NOT NULL CHECK (over IN (0, 1)),
+    over        INTEGER NOT NULL CHECK (over BETWEEN 0 AND 1),
     started_at  INTEGER NOT NULL,
     timeout_at  INTEGER,
-    ending      TEXT CHECK (ending IN ('cancel', 'hold', 'timeout', 'ask', 'stall', 'put_back')),
+    ending      TEXT CHECK (ending = 'cancel' OR ending = 'hold' OR ending = 'timeout' OR ending = 'ask'
+                              OR ending = 'stall' OR ending = 'put_back'),
     kill_at     INTEGER,
     ending_by   TEXT,
     ending_reason TEXT,
