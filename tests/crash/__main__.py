@@ -103,7 +103,9 @@ def report(outcomes):
         print(f"{name:38} {row['points']:6} {row['struck']:7} {row['ended']:9} {row['broken']:7} {each:7.1f}")
     for outcome in outcomes:
         for line in outcome.broken:
-            print(f"{outcome.point}: {line}\n    again: make crashtest ARGS='--replay {outcome.point}'")
+            print(f"{outcome.point}: {line}")
+        if outcome.broken:
+            print(f"    again: make crashtest ARGS='--replay {outcome.point}'")
     return sum(bool(outcome.broken) for outcome in outcomes)
 
 

@@ -97,7 +97,7 @@ async def rest(client, account):
         for job in left:
             with suppress(RpcError):
                 await advance(client, job)
-        taken = await client.call("worker.claim", worker="rest", agents=["pull"], count=10)
+        taken = await client.call("worker.claim", worker="rest", agents=["pull"], count=10, lease=2)
         for claim in taken["claims"]:
             await client.call("worker.complete", id=claim["job"]["id"], token=claim["token"])
         await client.call("job.wait", ids=[job["id"] for job in left], any=True, timeout=0.25)

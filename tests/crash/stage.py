@@ -3,6 +3,7 @@
 A Point names one strike. Of its family come the process and the files that are meant:
 
     registry   the daemon's writes to its registry, which holds jobs already
+    recovery   the same, of a daemon that takes up what a killed one left
     creation   the daemon's first start, from nothing
     replies    what the daemon's loop sends to its clients
     threads    what the daemon's loop starts once it serves
@@ -66,7 +67,7 @@ class Stage(House):
 
     def start_struck(self, point):
         """Start it with `point` ahead: False when it did not live to be ready."""
-        spawned = point.family in ("registry", "creation")
+        spawned = point.family in ("registry", "recovery", "creation")
         if spawned:
             self.program = ("strace", "-D", "-f", *self._watch(point), *DAEMON)
         try:
@@ -83,7 +84,7 @@ class Stage(House):
 
     def _watch(self, point):
         paths = []
-        if point.family == "registry":
+        if point.family in ("registry", "recovery"):
             paths = [self.state / "opusd.db", self.state / "opusd.db-wal"]
         elif point.family == "shims":
             attempt = self.state / "runs" / str(point.when) / "1"
@@ -104,7 +105,7 @@ class Stage(House):
 
     def struck(self, point, died):
         """Whether what was to happen happened; to be asked when the trace is whole."""
-        if point.kills and point.family in ("registry", "creation", "replies", "threads"):
+        if point.kills and point.family in ("registry", "recovery", "creation", "replies", "threads"):
             return died == -signal.SIGKILL
         mark = "= ?" if point.kills else "(INJECTED)"
         return self.trace.exists() and mark in self.trace.read_text(errors="replace")

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,10 +18,12 @@ from tests.crash import promises
 from tests.crash.stage import Point, Stage
 from tests.crash.workload import CONFIG, SCHEDULE, Account, perform
 
+_LONGEST = 60.0
 NEVER = 60_000  # about the largest number that strace counts to
 _LINE = re.compile(r"^(?:(\d+) +)?(\w+)\(")
 COUNTED = {
     "registry": "pwrite64,fdatasync",
+    "recovery": "pwrite64,fdatasync",
     "creation": "pwrite64,fdatasync,fsync,rename,clone,clone3",
     "threads": "clone,clone3",
     "replies": "write,sendto,sendmsg",
@@ -116,11 +118,14 @@ class Strikes:
 
     def count(self, family):
         """How often each call is made by the process that makes it most."""
-        stage = self._stage(family)
+        stage, account = self._stage(family), Account()
         calls = Counter()
-        assert stage.start_struck(Point(family, COUNTED[family], "EIO", NEVER)), stage.said()
+        never = Point(family, COUNTED[family], "EIO", NEVER)
+        if family == "recovery":
+            _interrupt(stage, never, account)
+        assert stage.start_struck(never), stage.said()
         if family != "creation":
-            asyncio.run(perform(stage.socket, stage.work, Account()))
+            _act(stage, never, account)
         stage.strike_ends()
         for line in stage.trace.read_text(errors="replace").splitlines():
             if (made := _LINE.match(line)) is not None:
@@ -152,12 +157,13 @@ class Strikes:
         return outcome
 
     def _go_through(self, stage, point, account, outcome):
+        if point.family == "recovery":
+            _interrupt(stage, point, account)
         alive = stage.start_struck(point)
         if alive:
             if point.family == "launcher" and point.kills and point.lasting:
                 threading.Thread(target=_follow_into_death, args=(stage,), daemon=True).start()
-            asyncio.run(perform(stage.socket, stage.work, account, patient=point.kills or not point.lasting))
-            if not account.finished:  # the daemon is ending
+            if not _act(stage, point, account):  # the daemon is ending
                 stage.process.wait(promises.BOUND)
         outcome.died = stage.process.poll()
         if not point.kills and outcome.died is None and not point.lasting:
@@ -205,6 +211,26 @@ def _short(error):
     first, *lines = str(error).splitlines() or [""]
     errors = [line for line in lines if line[:1].isupper() and "Error" in line.partition(":")[0]]
     return " | ".join([f"{type(error).__name__}: {first[:200]}", *dict.fromkeys(errors)])
+
+
+def _act(stage, point, account):
+    """The workload; of a daemon that recovers, what brings everything to its end. False: the daemon was gone before."""
+    if point.family != "recovery":
+        patient = point.kills or not point.lasting
+        asyncio.run(asyncio.wait_for(perform(stage.socket, stage.work, account, patient=patient), _LONGEST))
+        return account.finished
+    with suppress(OSError):  # and whatever it breaks is broken still after the next start
+        promises.run_settle(stage.socket, account)
+        return True
+    return False
+
+
+def _interrupt(stage, point, account):
+    """A daemon that was killed in the midst of the workload, elsewhere for each point."""
+    stage.start_struck(Point("registry", "fdatasync", "kill", 10 + point.when * 7 % 60))
+    asyncio.run(asyncio.wait_for(perform(stage.socket, stage.work, account), _LONGEST))
+    stage.strike_ends()
+    stage.trace = stage.folder / "second"
 
 
 def _follow_into_death(stage):

@@ -72,12 +72,15 @@ def _jobs_in(reply):
 
 
 def agent(work, body="true", code="0"):
-    """argv of an agent that notes its beginning and its end, and notices another attempt of its job beside it."""
+    """argv of an agent that notes its beginning and its end, and notices another attempt of its job beside it.
+
+    By 75, for what is being ended may end flock first.
+    """
     line = "$OPUS_JOB_ID $OPUS_ATTEMPT"
     marks, lock = shlex.quote(f"{work}/marks"), f"{shlex.quote(str(work))}/lock.$OPUS_JOB_ID"
     script = (
-        f"exec 9>>{lock}; flock -n 9 || echo overlap {line} >>{marks}; echo start {line} >>{marks}; "
-        f"{body}; code={code}; echo end {line} $code >>{marks}; exit $code"
+        f"exec 9>>{lock}; flock -n -E 75 9 || [ $? != 75 ] || echo overlap {line} >>{marks}; "
+        f"echo start {line} >>{marks}; {body}; code={code}; echo end {line} $code >>{marks}; exit $code"
     )
     return ["sh", "-c", script]
 
