@@ -278,6 +278,7 @@ class Daemon:
     async def _close_writer(self, writing: asyncio.Task[None]) -> None:
         self._engine.writer.close()
         await asyncio.wait([writing])
+        writing.result()  # whether the last commits are kept may be unknown
 
     # --- what the parts tell each other -------------------------------------------------------------
 
