@@ -154,6 +154,7 @@ class Waits:
             if tree:
                 self._lending[caller] -= 1
                 if not self._lending[caller]:
+                    del self._lending[caller]
                     state.lent.discard(caller)
 
     def _check_end(self, caller: int, numbers: list[int]) -> None:
