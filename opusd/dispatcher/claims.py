@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from opusd.core.decision import Decision
+    from opusd.core.job import Spec
     from opusd.dispatcher.desk import Desk
 
+_FEW: Final = 64
 _LOOK_AGAIN: Final = 1.0
 """Seconds between looks at a claim that was decided and whose commit is on its way."""
 
@@ -37,10 +39,11 @@ class Asked(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """One job that a worker now holds."""
+    """One job that a worker now holds. `spec` is that of a job which was submitted in the very same decision."""
 
     seen: Snapshot
     token: str
+    spec: Spec | None = None
 
 
 class _Waiting:
@@ -71,7 +74,12 @@ class Claims:
         jobs = leases.claim(decision, asked.worker, asked.wanted, asked.most, asked.lease, minted)
         decision.actor = actor
         state, now = decision.state, decision.now
-        return [Taken(snapshot(state, job, now), tokens[job.run.attempt_id]) for job in jobs if job.run is not None]
+        born = _born(decision) if jobs else {}
+        return [
+            Taken(snapshot(state, job, now), tokens[job.run.attempt_id], born.get(job.id))
+            for job in jobs
+            if job.run is not None
+        ]
 
     async def wait(self, asked: Asked, seconds: float) -> list[Taken]:
         """Until there is something for this claim and that is on disk, or the time is over."""
@@ -140,3 +148,11 @@ class Claims:
         if not line:
             self._waiting.pop(waiting.asked.wanted, None)
         return stood
+
+
+def _born(decision: Decision) -> dict[int, Spec]:
+    """The Specs of the jobs that a small decision submits: who waited for one need not read it from the registry."""
+    changes = decision.changes
+    if len(changes) > _FEW:
+        return {}
+    return {change.after.id: change.spec for change in changes if change.before is None and change.spec is not None}

@@ -23,7 +23,7 @@ from opusd.dispatcher.claims import Asked, Claims, Taken
 from opusd.dispatcher.intake import read
 from opusd.dispatcher.prompts import prompt_for
 from opusd.dispatcher.tokens import hash_token
-from opusd.dispatcher.views import Snapshot, snapshot
+from opusd.dispatcher.views import Snapshot, snapshot, view
 
 if TYPE_CHECKING:
     from opusd.api import params as p
@@ -118,18 +118,18 @@ class WorkerVerbs:
         return answer
 
     async def _read(self, taken: list[Taken], done: Snapshot | None) -> _Answer:
-        seen = [*([] if done is None else [done]), *(one.seen for one in taken)]
-        if not seen:
+        if done is None and not taken:
             return _Answer(None, [])
-        found = await self._desk.store.records([one.job.id for one in seen])
+        unknown = [*([] if done is None else [done.job.id]), *(one.seen.job.id for one in taken if one.spec is None)]
+        found = await self._desk.store.records(unknown) if unknown else []
         records = {record.job.id: record for record in found}
         job = None if done is None else self._desk.view(done, records[done.job.id], full=True)
         claims: list[results.Claim] = []
         if len(taken) == 1:  # it is given out whatever its size: nothing to weigh
-            return _Answer(job, [self._shown(taken[0], records[taken[0].seen.job.id])])
+            return _Answer(job, [self._shown(taken[0], records)])
         size = len(msgspec.json.encode(job)) if taken else 0
         for one in taken:
-            shown = self._shown(one, records[one.seen.job.id])
+            shown = self._shown(one, records)
             size += len(msgspec.json.encode(shown))
             if size > _MOST_BYTES and claims:
                 break
@@ -142,12 +142,19 @@ class WorkerVerbs:
 
     worker_complete_unanswered = worker_fail_unanswered = worker_claim_unanswered
 
-    def _shown(self, one: Taken, record: Record) -> results.Claim:
-        job, spec = one.seen.job, record.spec
+    def _shown(self, one: Taken, records: dict[int, Record]) -> results.Claim:
+        job = one.seen.job
         assert job.run is not None
-        prompt = prompt_for(job, spec, record.outcome, resumed=False)
+        if one.spec is not None:
+            spec, outcome = one.spec, Outcome()
+            shown = view(one.seen, spec, outcome)
+        else:
+            record = records[job.id]
+            spec, outcome = record.spec, record.outcome
+            shown = self._desk.view(one.seen, record, full=True)
+        prompt = prompt_for(job, spec, outcome, resumed=False)
         return results.Claim(
-            job=self._desk.view(one.seen, record, full=True),
+            job=shown,
             attempt=job.run.attempt,
             attempt_id=job.run.attempt_id,
             token=one.token,

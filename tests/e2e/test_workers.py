@@ -51,6 +51,21 @@ def test_a_job_is_claimed_kept_and_completed_with_its_result(pulling):
     assert (attempt["worker"], attempt["class"]) == ("w1", None)
 
 
+def test_a_worker_that_waits_is_shown_a_new_job_as_the_registry_has_it(pulling):
+    got = []
+    client = pulling.client()
+    waiting = threading.Thread(
+        target=lambda: got.extend(client.call("worker.claim", worker="patient", wait=30)["claims"]), daemon=True
+    )
+    waiting.start()
+    pulling.until_workers("patient")
+    job = work(pulling, payload={"n": [1]}, metadata={"a": "b"}, labels=["x"], env={"A": "1"}, verify=["true"])
+    waiting.join(10)
+    [held] = got
+    assert held["job"] == pulling.get(job["id"])
+    assert held["job"]["prompt"] == "do it"
+
+
 def test_claims_come_in_the_order_of_dispatch_and_respect_what_holds_jobs_back(pulling):
     low, urgent, normal = (work(pulling, priority=tier)["id"] for tier in ("low", "urgent", "normal"))
     with_need = work(pulling, priority="urgent", boost=9, needs={"lock": 1})["id"]
