@@ -6,29 +6,42 @@ What is called is not known here.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
 from opusd.api.framing import LINE_LIMIT, Id, Notification, Request, encode_batch, encode_error
 from opusd.core.errors import InternalError
 from opusd.rpc.bindings import Binding
+from opusd.rpc.turnstile import Turnstile
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """What one connection may hold: bytes, seconds, calls."""
+    """What one connection may hold: bytes, seconds, calls. `turn` is for all together."""
 
     line: int = LINE_LIMIT
     unsent: int = 1024 * 1024  # its calls are not read on past this
     stall: float = 30.0  # without a byte taken: closed
     linger: float = 1.0  # a connection that is being closed is still read, and what comes is dropped
     calls: int = 128  # in flight; more are not read until some have ended
+    turn: int = 32  # calls that change something and begin in one turn of the loop: about 5 ms
     waiting: int = 1000  # calls that wait, beside these; more are refused, for nothing says when they end
+
+
+class Common(NamedTuple):
+    """What all connections of a server have in common; `subscriptions` gives each its number."""
+
+    bindings: dict[str, Binding]
+    turnstile: Turnstile
+    subscriptions: Iterator[int]
+    bounds: Bounds
 
 
 class Call:
     """One call in flight. `cancelled` is true when the client, and not the daemon, asked for its end."""
 
-    __slots__ = ("answered", "binding", "cancelled", "id", "notified", "params", "reply_to", "task")
+    __slots__ = ("answered", "binding", "cancelled", "id", "lasts", "notified", "params", "reply_to", "task", "weight")
 
     def __init__(self, message: Request | Notification, binding: Binding, reply_to: Gathering | None) -> None:
         self.id: Id = message.id if isinstance(message, Request) else None
@@ -38,7 +51,11 @@ class Call:
         self.reply_to = reply_to
         self.cancelled = False
         self.answered = False
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None  # once it has begun
+        changes = binding.method.kind == "write"
+        self.lasts = changes and not binding.method.waits  # to its end, whatever becomes of its connection
+        jobs = message.params.get("jobs") if changes else None
+        self.weight = max(1, len(jobs)) if isinstance(jobs, list) else int(changes)  # at the turnstile
 
 
 class Gathering:

@@ -8,10 +8,10 @@ What the methods do is not known here.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import select
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, cast
 
 from opusd.api.framing import (
@@ -35,8 +35,8 @@ from opusd.core.errors import (
     RequestCancelled,
     ShuttingDown,
 )
-from opusd.rpc.bindings import Binding, decode_params
-from opusd.rpc.calls import Bounds, Call, Gathering, too_long
+from opusd.rpc.bindings import decode_params
+from opusd.rpc.calls import Call, Common, Gathering, too_long
 from opusd.rpc.outflow import Outflow
 from opusd.rpc.session import Session
 from opusd.rpc.subscriptions import EventSink, Outlet
@@ -50,29 +50,27 @@ class Connection(asyncio.Protocol):
 
     def __init__(
         self,
-        bindings: dict[str, Binding],
+        common: Common,
         *,
         identify: Callable[[socket.socket], Caller],
         lower: Callable[[Caller, str], Caller],
         on_error: OnError,
         on_begin: Callable[[Connection], None],
         on_end: Callable[[Connection], None],
-        subscriptions: itertools.count[int],
-        bounds: Bounds,
     ) -> None:
         self.admitted = False
-        self._bindings = bindings
+        self._bindings, self._turnstile, self._subscriptions, bounds = common
+        self._bounds = bounds
         self._identify = identify
         self._lower = lower
         self._on_error = on_error
         self._on_begin = on_begin
         self._on_end = on_end
-        self._subscriptions = subscriptions
-        self._bounds = bounds
         self._framing = Framing(bounds.line)
         self._calls: dict[Id, Call] = {}  # those with an id, for `$/cancelRequest` and for ids used twice
         self._running: set[Call] = set()
         self._waiting = 0
+        self._in_line = 0  # of its calls, at the turnstile
         self._reading = True
         self._eof = False
         self._stopping = False
@@ -143,8 +141,7 @@ class Connection(asyncio.Protocol):
         self._outlet.close()
         self._taking.set()
         for call in list(self._running):
-            if call.binding.method.waits or call.binding.method.kind != "write":
-                assert call.task is not None
+            if call.task is not None and not call.lasts:
                 call.task.cancel()
         if not self._ended.done():
             self._ended.set_result(None)
@@ -225,14 +222,28 @@ class Connection(asyncio.Protocol):
         self._waiting += call.binding.method.waits
         self._running.add(call)
         self._idle.clear()
+        if call.weight or self._in_line:  # what comes behind a change may look at it
+            self._in_line += 1
+            self._turnstile.enter(partial(self._let_through, call), call.weight)
+        else:
+            self._begin(call)
+
+    def _let_through(self, call: Call) -> None:
+        self._in_line -= 1
+        self._begin(call)
+
+    def _begin(self, call: Call) -> None:
         call.task = self._loop.create_task(self._perform(call))
         call.task.add_done_callback(lambda _: self._end(call))
+        if call.cancelled or (self._session.gone and not call.lasts) or (self._stopping and call.binding.method.waits):
+            call.task.cancel()
 
     def _cancel(self, call_id: Any) -> None:
         call = self._calls.get(call_id) if isinstance(call_id, str | int) else None
-        if call is not None and call.binding.method.waits and call.task is not None:
+        if call is not None and call.binding.method.waits:
             call.cancelled = True
-            call.task.cancel()
+            if call.task is not None:
+                call.task.cancel()
 
     # ----------------------------------------------------------------------------- and are answered
 

@@ -19,9 +19,10 @@ from opusd import __version__
 from opusd.core.access import Caller
 from opusd.core.errors import QuotaExceeded
 from opusd.rpc.bindings import Commands, bind
-from opusd.rpc.calls import Bounds
+from opusd.rpc.calls import Bounds, Common
 from opusd.rpc.connection import Connection, OnError
 from opusd.rpc.place import Place, inherit, make
+from opusd.rpc.turnstile import Turnstile
 
 
 def _nobody(caller: Caller, _token: str) -> Caller:
@@ -47,9 +48,9 @@ class RpcServer:
         self._identify = identify
         self._lower = lower
         self._on_error = on_error
-        self._bounds = bounds or Bounds()
         self._max_connections = max_connections
-        self._subscriptions = itertools.count(1)
+        bounds = bounds or Bounds()
+        self._common = Common(self.bindings, Turnstile(bounds.turn), itertools.count(1), bounds)
         self._connections: set[Connection] = set()
         self._admitted = 0  # of these; the others were told why not, and are about to be closed
         self._place: Place | None = None
@@ -95,14 +96,12 @@ class RpcServer:
 
     def _connection(self) -> Connection:
         return Connection(
-            self.bindings,
+            self._common,
             identify=self._admit,
             lower=self._lower,
             on_error=self._on_error,
             on_begin=self._connections.add,
             on_end=self._ended,
-            subscriptions=self._subscriptions,
-            bounds=self._bounds,
         )
 
     def _admit(self, peer: socket.socket) -> Caller:
