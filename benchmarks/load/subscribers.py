@@ -21,7 +21,7 @@ _LAGGED = re.compile(rb'"method":"event.lagged","params":\{"subscription":\d+,"c
 _BATCH = 100
 _FIRST = 6_000
 """Events that no socket and no bound of the daemon can hold."""
-_OTHERS = 3  # the stage's own client, the neighbour and the attentive subscriber
+_OTHERS = 5  # the stage's own client, the neighbours and the attentive subscriber
 _PATIENCE = 45.0
 
 

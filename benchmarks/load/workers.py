@@ -79,4 +79,5 @@ WORKERS = Scenario(
     config="",
     run=workers,
     growth=128e6,
+    disk=0.4,  # a thousand that call again at once have a thousand times as much in flight: this is a fair share
 )
