@@ -368,10 +368,12 @@ class Connection(asyncio.Protocol):
     def _hung_up(self) -> bool:
         """Whether the peer is gone, where a half-close looks the same to read(); if not, its end is watched for."""
         fd = self._transport.get_extra_info("socket").fileno()
-        self._hangup = select.epoll()
-        self._hangup.register(fd, 0)  # hang-ups are reported even when nothing is asked for
-        if self._hangup.poll(0):
+        now = select.poll()  # without a descriptor of its own: most are gone, thousands of them at once
+        now.register(fd, 0)  # hang-ups are reported even when nothing is asked for
+        if now.poll(0):
             return True
+        self._hangup = select.epoll()
+        self._hangup.register(fd, 0)
         self._loop.add_reader(self._hangup.fileno(), self._transport.abort)
         return False
 
