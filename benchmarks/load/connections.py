@@ -33,6 +33,7 @@ def connections(stage: Stage) -> None:
         told = {(error["code"], error["data"].get("quota"), error["data"].get("limit")) for error in refusals}
         stage.check(told == {(-32004, "connections", limit)}, f"who came too late was told {told}")
         stage.dropped(f"{len(refusals)} beyond max_connections = {limit:,}: QuotaExceeded (connections), closed")
+        time.sleep(stage.pick(5, 1))  # they are idle
         crowd.listen()
         answered = _ping(crowd, idle)
         stage.check(not crowd.closed, f"{len(crowd.closed)} idle connections were closed")
