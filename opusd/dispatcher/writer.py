@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from opusd.core import timekeeping
 from opusd.core.decision import Decision
 from opusd.core.errors import InternalError, OpusError, ShuttingDown, StorageUnavailable
+from opusd.dispatcher.gather import Gather
 from opusd.store.base import Batch, CommitFailed, CommitRefused
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class Entry(Generic[T]):
         self.decision: Decision | None = None
         self.rows = 0
         self.value: T | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether somebody waits for something to be written."""
+        return self.rows > 0 and not self.fact
 
     def decided(self, decision: Decision) -> None:
         self.decision = decision
@@ -86,6 +92,7 @@ class Writer:
         self._flying: list[Entry[object]] = []
         self._postponed: deque[Entry[object]] = deque()
         self._alone: deque[Entry[object]] | None = None  # the line, undecided, while entries go one by one
+        self._gather = Gather(clock)
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
 
@@ -144,6 +151,7 @@ class Writer:
             self._release([entry])  # type: ignore[list-item]
             return entry.future
         self._open.append(entry)  # type: ignore[arg-type]
+        self._gather.here += entry.asks
         if entry.rows or decision.settings:
             self._changed()  # woken before the writer: what the next tick starts goes to disk with what made it ready
         self._wake.set()
@@ -172,6 +180,7 @@ class Writer:
             await self._wake.wait()
             self._wake.clear()
             while self._open:
+                await self._gather.together()
                 self._flying = self._take()
                 await self._commit()
             if self._closing.is_set():
@@ -194,6 +203,7 @@ class Writer:
             entry = self._open.popleft()
             rows += entry.rows
             taken.append(entry)
+        self._gather.here = sum(entry.asks for entry in self._open)
         return taken
 
     async def _commit(self) -> None:
@@ -209,6 +219,8 @@ class Writer:
             await self._one_by_one(str(error))
         else:
             flown, self._flying = self._flying, []
+            if batch is not None:
+                self._gather.written(sum(entry.asks for entry in flown))
             self._release(flown)
 
     def _release(self, entries: list[Entry[object]]) -> None:

@@ -46,6 +46,31 @@ async def test_what_arrives_while_a_commit_is_under_way_goes_into_the_next_toget
     await bench.is_as_rebuilt()
 
 
+async def test_those_who_are_answered_together_ask_again_together_and_are_written_together(bench):
+    async def client(number):
+        for _ in range(10):
+            await turns(number % 5)  # until its reply came to it, and its next request here
+            await bench.submit()
+
+    bench.run()
+    await bounded(asyncio.gather(*(client(number) for number in range(10))))
+    sizes = [len(batch.changes) for batch in bench.store.batches]
+    assert sum(sizes) == 100
+    assert len(sizes) < 15, sizes
+
+
+async def test_nobody_is_waited_for_who_does_not_come_back(bench):
+    bench.run()
+    bench.store.hold()
+    futures = [bench.submit() for _ in range(3)]
+    await bench.store.came(1)
+    bench.store.open_door()
+    await bounded(asyncio.gather(*futures))
+    before = len(bench.store.batches)
+    await bounded(bench.submit())  # of three that were there
+    assert [len(batch.changes) for batch in bench.store.batches[before:]] == [1]
+
+
 async def test_a_group_holds_4000_rows_at_most_unless_one_decision_has_more(bench):
     def many(decision):
         for _ in range(MAX_ROWS + 1):
