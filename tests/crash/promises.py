@@ -113,10 +113,8 @@ async def advance(client, job):
         await client.call("job.cancel", id=job["id"], grace=0)
     elif job["status"] == "held":
         await client.call("job.release", id=job["id"])
-    elif job["status"] == "blocked":
-        upstream = [(await client.call("job.get", id=edge["job"]))["status"] for edge in job["depends_on"]]
-        if all(status in FINAL for status in upstream):  # unmet, and it says so
-            await client.call("job.cancel", id=job["id"])
+    elif job["status"] == "blocked" and any(edge["state"] == "unmet" for edge in job["depends_on"]):
+        await client.call("job.cancel", id=job["id"])
 
 
 # --- the registry, read when no daemon runs ---------------------------------------------------------------
