@@ -134,11 +134,18 @@ class Desk:
             job = await self.current(ref)
             async with self._naming_the_last():
                 future = self.writer.command(partial(self.decided, job=job, verb=verb), session.caller.actor)
-        try:
-            seen = await future
-        except InternalError as error:
-            raise _moved_on(job.id, error) from error
+        seen = await self.kept(future, job)
         return await self.eventually(partial(self.show, seen))
+
+    async def kept(self, future: asyncio.Future[T], *jobs: Job) -> T:
+        """What was decided on these jobs, when it is on disk; Conflict when one that had ended moved on before that."""
+        try:
+            return await future
+        except InternalError as error:
+            ended = next((job.id for job in jobs if job.final), None)
+            if ended is None:
+                raise
+            raise _moved_on(ended, error) from error
 
     async def last_link(self, number: int) -> int:
         """The job that carries on for this one, over any number of escalations; or itself."""
@@ -156,7 +163,8 @@ class Desk:
         async with session.turn:
             jobs = [await self.current(ref) for ref in dict.fromkeys(refs)]
             future = await self.decide_many(session, jobs, verb)
-        return await self.eventually(partial(self.show_many, await future))
+        seen = await self.kept(future, *jobs)
+        return await self.eventually(partial(self.show_many, seen))
 
     async def decide_many(
         self, session: Session, jobs: Sequence[Job], verb: Callable[[Decision, Job], Job]

@@ -222,8 +222,10 @@ class JobVerbs:
         async with session.turn:
             if params.cascade:
                 refs += await self._disappointed(refs)
-            future = await desk.decide_many(session, await self._to_retry(refs, facts), verb)
-        return await desk.eventually(partial(desk.show_many, await future))
+            jobs = await self._to_retry(refs, facts)
+            future = await desk.decide_many(session, jobs, verb)
+        seen = await desk.kept(future, *jobs)
+        return await desk.eventually(partial(desk.show_many, seen))
 
     async def _to_retry(self, refs: Sequence[Ref], facts: Facts) -> list[Job]:
         """The jobs, none of them pruned; `facts` learns how the finished jobs ended that they wait for."""
@@ -270,8 +272,7 @@ class JobVerbs:
             message = "a job's agent may not change a priority or a boost"
             raise Forbidden(message, path="$.priority")
         async with session.turn:
-            future = None
-            while future is None:
+            while True:
                 number = await desk.find(params.id)
                 await desk.settled()
                 spec = (await desk.store.records([number]))[0]
@@ -295,4 +296,5 @@ class JobVerbs:
                     return after
 
                 future = desk.writer.command(partial(desk.decided, job=job, verb=verb), session.caller.actor)
-        return await desk.eventually(partial(desk.show, await future))
+                break
+        return await desk.eventually(partial(desk.show, await desk.kept(future, job)))

@@ -19,43 +19,91 @@ class Session:
         self.turn = asyncio.Lock()
 
 
-@pytest.fixture
-def late(engines, monkeypatch):
-    """`begun` is set when records have been read, and nobody hears of the first before `heard` is."""
-    begun, heard, find = asyncio.Event(), asyncio.Event(), engines.store.records
+class Late:
+    """Reads of records are made at once, and nobody hears of them before the test says so."""
 
-    async def records(ids):
-        found = await find(ids)
-        begun.set()
-        await heard.wait()
+    def __init__(self, store):
+        self._find = store.records
+        self._made = asyncio.Semaphore(0)
+        self._heard = asyncio.Semaphore(0)
+        store.records = self._records
+
+    async def _records(self, ids):
+        found = await self._find(ids)
+        self._made.release()
+        await self._heard.acquire()
         return found
 
-    monkeypatch.setattr(engines.store, "records", records)
-    return begun, heard
+    async def read(self):
+        """Until another one is made."""
+        async with asyncio.timeout(BOUND):
+            await self._made.acquire()
+
+    def heard(self, times=1):
+        for _ in range(times):
+            self._heard.release()
 
 
-async def cancelled_meanwhile(engines, late, call):
-    """The answer to a call during whose look at the registry job 1 ends."""
-    begun, heard = late
-    asked = asyncio.create_task(call)
-    async with asyncio.timeout(BOUND):
-        await begun.wait()
-        await engines.writer.command(cancelling(1), PERSON.actor)
-        heard.set()
-        return await asked
-
-
-async def test_a_job_that_ends_while_its_update_reads_is_updated_as_it_is_then(engines, late):
+@pytest.fixture
+async def late(engines):
     await engines.begin(dispatch=False)
-    await engines.submit()
-    jobs = JobVerbs(engines.desk, Intake(policies={}, env_secret=(), home="/"))
-    job = await cancelled_meanwhile(engines, late, jobs.job_update(Session(), p.JobUpdate(id=1, title="new")))
+    await engines.submit(held=True)
+    return Late(engines.store)
+
+
+@pytest.fixture
+def jobs(engines):
+    return JobVerbs(engines.desk, Intake(policies={}, env_secret=(), home="/"))
+
+
+async def cancel(engines):
+    return await engines.writer.command(cancelling(1), PERSON.actor)
+
+
+async def test_a_job_that_ends_while_its_update_reads_is_updated_as_it_is_then(engines, late, jobs):
+    asked = asyncio.create_task(jobs.job_update(Session(), p.JobUpdate(id=1, title="new")))
+    await late.read()
+    await cancel(engines)
+    late.heard(10)
+    job = await asked
     assert (job.status, job.title) == ("cancelled", "new")
 
 
 async def test_a_job_that_ends_while_its_answer_reads_asks_nothing_any_more(engines, late):
-    await engines.begin(dispatch=False)
-    await engines.submit()
     answer = AnswerVerbs(engines.desk).job_answer(Session(), p.JobAnswer(id=1, question=1, text="yes"))
+    asked = asyncio.create_task(answer)
+    await late.read()
+    await cancel(engines)
+    late.heard(10)
     with pytest.raises(Conflict, match="cancelled"):
-        await cancelled_meanwhile(engines, late, answer)
+        await asked
+
+
+async def test_a_finished_job_that_is_pruned_while_its_retry_reads_is_a_conflict(engines, late, jobs):
+    await cancel(engines)
+    asked = asyncio.create_task(jobs.job_retry(Session(), p.JobRetry(ids=[1])))
+    await late.read()  # it finds the job,
+    late.heard()
+    await late.read()  # and looks at how it ended
+
+    def prune(decision):
+        decision.pruned.append((1, False))
+        decision.note("job.pruned", job=1)
+
+    await engines.writer.command(prune, PERSON.actor)
+    late.heard(10)
+    with pytest.raises(Conflict, match="somebody else"):
+        await asked
+    await engines.is_as_rebuilt()
+
+
+async def test_a_finished_job_that_is_changed_while_its_update_reads_is_a_conflict(engines, late, jobs):
+    job = await cancel(engines)
+    asked = asyncio.create_task(jobs.job_update(Session(), p.JobUpdate(id=1, title="new")))
+    await late.read()
+    late.heard()
+    await late.read()
+    await engines.writer.command(lambda decision: decision.put(job, job, "updated"), PERSON.actor)
+    late.heard(10)
+    with pytest.raises(Conflict, match="somebody else"):
+        await asked
