@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -35,6 +36,18 @@ if TYPE_CHECKING:
 _encode: Final = msgspec.json.encode
 
 
+class _Head(msgspec.Struct, frozen=True):
+    """What is looked at of every record; nobody can change it, so it is decoded once."""
+
+    job: Job
+    pruned: bool = False
+
+
+@lru_cache(maxsize=10_000)
+def _head(text: bytes) -> _Head:
+    return msgspec.json.decode(text, type=_Head)
+
+
 class _Tables(msgspec.Struct):
     """Everything, as JSON texts by their ids."""
 
@@ -53,6 +66,9 @@ class _Tables(msgspec.Struct):
 
     def records(self) -> list[Record]:
         return [self.record(id_) for id_ in sorted(self.jobs)]
+
+    def heads(self) -> list[_Head]:
+        return [_head(self.jobs[id_]) for id_ in sorted(self.jobs)]
 
 
 class MemoryStore:
@@ -154,10 +170,10 @@ class MemoryStore:
         return [msgspec.json.decode(attempts[number], type=Attempt) for number in sorted(attempts)]
 
     async def unpruned(self, ids: Sequence[int]) -> set[int]:
-        return {record.job.id for record in self._open().records() if not record.pruned}.intersection(ids)
+        return {head.job.id for head in self._open().heads() if not head.pruned}.intersection(ids)
 
     async def tree_size(self, root: int) -> int:
-        return sum(root in record.job.ancestors for record in self._open().records())
+        return sum(root in head.job.ancestors for head in self._open().heads())
 
     async def events(
         self, since: int, limit: int, *, kinds: Sequence[str] = (), jobs: Sequence[int] = (), group: str | None = None
@@ -278,7 +294,7 @@ def _check(record: Record) -> None:
 
 
 def _check_keys(tables: _Tables) -> None:
-    keys = [record.job.key for record in tables.records() if record.job.key is not None and not record.pruned]
+    keys = [head.job.key for head in tables.heads() if head.job.key is not None and not head.pruned]
     if len(keys) != len(set(keys)):
         raise CommitRefused("a key is in use")
 
@@ -314,15 +330,15 @@ def _events(tables: _Tables) -> list[Event]:
 
 def _with_dependents(tables: _Tables, records: list[Record]) -> list[Record]:
     found: dict[int, list[int]] = {}
-    for record in tables.records():
-        for upstream in {edge.upstream for edge in record.job.edges}:
-            found.setdefault(upstream, []).append(record.job.id)
+    for head in tables.heads():
+        for upstream in {edge.upstream for edge in head.job.edges}:
+            found.setdefault(upstream, []).append(head.job.id)
     return [msgspec.structs.replace(one, dependents=tuple(found.get(one.job.id, ()))) for one in records]
 
 
 def _awaited(tables: _Tables) -> set[int]:
     """The jobs that an unfinished one has an edge to."""
-    return {edge.upstream for record in tables.records() if not record.job.final for edge in record.job.edges}
+    return {edge.upstream for head in tables.heads() if not head.job.final for edge in head.job.edges}
 
 
 def _ended_before(job: Job, before: int) -> bool:
