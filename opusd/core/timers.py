@@ -59,7 +59,7 @@ class Timers:
         for heap in (self._wall, self._steady):
             for at, number in dict.fromkeys(heap):
                 job = self._jobs.get(number)
-                if job is not None and at in (job.due, job.expiry):
+                if job is not None and at == (job.due if heap is self._wall else job.expiry):
                     yield at, job
 
     def _first(self, heap: list[tuple[int, int]]) -> tuple[int, Job] | None:

@@ -8,7 +8,7 @@ from opusd.core.limits import Agent
 from opusd.core.order import Points
 from opusd.core.state import State
 from tests.core import oracle
-from tests.core.world import AGENTS, HOUR, START, World, depends, limits
+from tests.core.world import AGENTS, HOUR, MINUTE, START, World, depends, limits
 
 
 def test_a_new_configuration_reorders_and_keeps_the_sizes_that_people_set() -> None:
@@ -65,3 +65,10 @@ def test_a_removal_of_what_is_not_in_line_is_an_error_and_not_silent() -> None:
     state.apply(job, None)
     with pytest.raises(AssertionError, match="not what this change begins with"):
         state.apply(job, None)
+
+
+def test_a_moment_that_was_another_ones_before_is_told_once() -> None:
+    world = World()
+    job = world.submit(run_at=world.now + MINUTE, expires_in=MINUTE)
+    world.update(job, run_at=None)
+    assert world.state.shape()["timers"] == [(world.now + MINUTE, job.id)]
