@@ -29,6 +29,8 @@ DEEDS = {
     "hang_up": 2, "give_up": 3, "schedule": 2, "reload": 1, "drain": 1,
 }  # fmt: skip
 _KEPT_IN_MIND = 40
+_AT_ONCE = 0.15
+"""How often somebody asks for a job in the same moment in which something is done to it."""
 _UNTIL = 3_600_000_000
 _PEOPLE = 4
 
@@ -56,6 +58,9 @@ class Crowd:
         """As somebody that nobody was before, over one of a few connections."""
         seat = Seat(connection or self._connection(), Caller(uid=next(self._uids)))
         call = self.house.call(seat, method, then or self._told, **fields)
+        if call is not None and method != "job.get" and self.chance.random() < _AT_ONCE:
+            looked_at = fields.get("id") or (self.some() if self.known else 1)  # before the other is on disk
+            self.call(self.chance.choice(("job.get", "job.why")), id=looked_at)
         if call is not None:
             self.calls.append(call)
             if len(self.calls) > 4 * _KEPT_IN_MIND:

@@ -14,7 +14,7 @@ from opusd import daemon
 from opusd.api import types as wire
 from opusd.api.methods import METHODS
 from opusd.core import scheduler, timekeeping
-from opusd.core.errors import InternalError, LeaseLost, OpusError, RequestCancelled, ShuttingDown, StorageUnavailable
+from opusd.core.errors import InternalError, LeaseLost, OpusError, ShuttingDown, StorageUnavailable
 from opusd.core.state import State
 from opusd.dispatcher.tally import Tally
 from opusd.dispatcher.tokens import hash_token
@@ -53,6 +53,7 @@ class Judge:
         self.starts: dict[
             tuple[int, int], tuple[Run, int, int]
         ] = {}  # attempt -> its run, the daemon that began it, and troubles
+        self.lenders: set[int] = set()  # jobs whose agents have waited for their own tree
         self.handed: set[tuple[int, int]] = set()  # attempts that a worker was told of, or may have been
         self.titles: dict[str, int] = {}
         self.actors: set[str] = set()
@@ -153,12 +154,9 @@ class Judge:
             self.saw("lapsed")
 
     def _within_limits(self) -> None:
-        """At a start, when that is on disk; what is lent or above the pool counts as free."""
-        engine = self.house.engine
-        if engine is None:
-            return
+        """At a start, when that is on disk; above the pool are human's jobs, and whoever lent its slot and goes on."""
         pushed = [job for job in self.jobs.values() if job.run is not None and job.run.worker is None]
-        taken = [job for job in pushed if job.run is not None and not job.run.over and job.id not in engine.state.lent]
+        taken = [job for job in pushed if job.run is not None and not job.run.over and job.id not in self.lenders]
         assert len(taken) <= 4, f"{len(taken)} in a pool of 4"
         assert sum(1 for job in pushed if job.run is not None and job.run.over) <= 1
         held = sum(dict(job.terms.needs).get("gpu", 0) for job in self.jobs.values() if job.run is not None)
@@ -184,6 +182,7 @@ class Judge:
             self._memory = None
             return
         writer, state = engine.writer, engine.state
+        self.lenders.update(state.lent)
         assert len(state.pushed) <= len(state.running) <= len(state.jobs)
         if writer._flying or writer._open or writer._alone is not None:
             return
@@ -301,8 +300,8 @@ class Judge:
             assert known, f"{call.method}: {error.message}, and there was no trouble"
         if isinstance(error, InternalError):
             assert POISON in msgspec.json.encode(call.params).decode(), f"{call.method}: {error.message}"
-        if not writes or call.seat.caller.agent or isinstance(error, RequestCancelled):
-            return  # a drain that is given up has paused the queue
+        if not writes or call.seat.caller.agent or call.method == "queue.drain":
+            return  # the queue is paused, though nobody waits for it to be empty
         assert actor not in self.actors, f"{call.method} by {actor} was refused with {error!r}, and had an effect"
         self.refused.add(actor)
         for spec in [call.params, *getattr(call.params, "jobs", ())]:

@@ -33,7 +33,7 @@ ALL_THAT_IS_JUDGED = (
 
 
 def seeds() -> list[int]:
-    first, _, last = (CHOSEN or "0-49").partition("-")
+    first, _, last = (CHOSEN or "0-79").partition("-")
     return list(range(int(first), int(last or first) + 1))
 
 

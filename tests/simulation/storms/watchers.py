@@ -24,6 +24,8 @@ _WORKERS = 3
 _UNSENT = 4_096
 """Bytes of events; more than that unread, and one lags."""
 _TRIES = 5
+_TWICE = 0.08
+"""How often a worker says at once, and in other words, how it went."""
 _LISTENERS = ({}, {}, {"kinds": ["job.completed", "job.failed", "job.started"]}, {"group": "small"})
 
 
@@ -83,7 +85,10 @@ class Workers:
             self.crowd.call("worker.heartbeat", id=held.job, token=held.token, **progress)
             self.after(chance.choice((0.1, 3.0)), lambda: self._work(name, held, beats + 1))
         else:
-            self.after(chance.choice((0.0, 0.05, 2.0)) * chance.random(), lambda: self._end(name, held))
+            pause = chance.choice((0.0, 0.05, 2.0)) * chance.random()
+            self.after(pause, lambda: self._end(name, held))
+            if chance.random() < _TWICE:
+                self.after(pause, lambda: self._end(name, held, late=True))
 
     def _end(self, name: str, held: Held, *, late: bool = False, tries: int = 0) -> None:
         pick = self.chance.random()
