@@ -14,7 +14,6 @@ from tests.crash.stage import marks
 from tests.crash.workload import LONG, MUST_COMPLETE, SCHEDULE
 
 BOUND = 20.0
-FINAL = ("completed", "failed", "cancelled", "expired")
 OF_THE_MOMENT = {
     "reason",
     "score",
