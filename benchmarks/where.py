@@ -70,8 +70,18 @@ def main() -> int:
 
 
 def _measure(folder: Path, spy: Path, seconds: float) -> list[Found]:
-    daemon = Daemon(folder / "queue", standing.CONFIG)
-    daemon.start()
+    found: list[Found] = []
+    for name, config, measure in (("queue", standing.CONFIG, _queue), ("agents", life.CONFIG, _agents)):
+        daemon = Daemon(folder / name, config)
+        daemon.start()
+        try:
+            found += measure(daemon, spy, seconds)
+        finally:
+            daemon.stop(signal.SIGKILL)
+    return found
+
+
+def _queue(daemon: Daemon, spy: Path, seconds: float) -> list[Found]:
     driver = Opusd(str(daemon.socket))
 
     def submitted(seconds: float) -> float:
@@ -84,14 +94,14 @@ def _measure(folder: Path, spy: Path, seconds: float) -> list[Found]:
         driver.work(_QUEUED)
         return _QUEUED
 
-    found = [
+    return [
         _line(daemon, spy, seconds, "submit, one at a time", submitted),
         _line(daemon, spy, seconds, "submit, 64 in flight", flown),
         _line(daemon, spy, seconds, "claim and complete, 32 in hand", worked, lambda: driver.fill(_QUEUED)),
     ]
-    daemon.stop(signal.SIGKILL)
-    daemon = Daemon(folder / "agents", life.CONFIG)
-    daemon.start()
+
+
+def _agents(daemon: Daemon, spy: Path, seconds: float) -> list[Found]:
     client = daemon.client()
 
     def lived(seconds: float) -> float:
@@ -99,9 +109,7 @@ def _measure(folder: Path, spy: Path, seconds: float) -> list[Found]:
         life.whole_life(client, count)
         return count
 
-    found.append(_line(daemon, spy, seconds, "`true` as an agent, its whole life, 8 at a time", lived))
-    daemon.stop(signal.SIGKILL)
-    return found
+    return [_line(daemon, spy, seconds, "`true` as an agent, its whole life, 8 at a time", lived)]
 
 
 def _line(
