@@ -18,6 +18,8 @@ from rig import in_memory, machine
 from load import connections, key, output, pool, report, subscribers, workers
 from load.stage import Finding, Scenario, Stage
 
+CALM = 0.75
+"""Of a processor that may be busy already, of each, when times are to be judged."""
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -40,13 +42,16 @@ def main() -> int:
         print(f"{options.dir} is in memory, where a commit costs nothing: name a folder on a disk by --dir")
         return 2
     load = os.getloadavg()[0]
+    calm = load < CALM * (os.cpu_count() or 1)
     print(f"{machine(folder)}, load {load:.1f}, in {folder}")
+    if not calm:
+        print("the machine is busy with something else: what calls take is told, and not judged")
     findings: list[Finding] = []
     try:
         for name in options.names or SCENARIOS:
-            findings.append(_run(SCENARIOS[name], folder / name, options))
+            findings.append(_run(SCENARIOS[name], folder / name, options, calm=calm))
             report.show(findings[-1])
-        written = report.markdown(findings, quick=options.quick, folder=folder, load=load)
+        written = report.markdown(findings, quick=options.quick, folder=folder, load=load, note=options.note)
     finally:
         if options.keep:
             print(f"kept: {folder}")
@@ -60,9 +65,9 @@ def main() -> int:
     return 1 if broken else 0
 
 
-def _run(scenario: Scenario, folder: Path, options: argparse.Namespace) -> Finding:
+def _run(scenario: Scenario, folder: Path, options: argparse.Namespace, *, calm: bool) -> Finding:
     print(f"{scenario.name}: {scenario.title}", flush=True)
-    with Stage(scenario, folder, quick=options.quick, scale=options.patience) as stage:
+    with Stage(scenario, folder, quick=options.quick, scale=options.patience, calm=calm) as stage:
         scenario.run(stage)
     return stage.finding
 
@@ -77,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="a short form of each, in half a minute")
     parser.add_argument("--patience", type=float, default=1.0, metavar="X", help="a neighbour may wait X times as long")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the tables as Markdown")
+    parser.add_argument("--note", default="", metavar="TEXT", help="about this run, for the report")
     parser.add_argument("--dir", default="/var/tmp", help="a folder on a disk (default: %(default)s)")
     parser.add_argument("--keep", action="store_true", help="leave the state folders there")
     return parser

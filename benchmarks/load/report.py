@@ -25,14 +25,14 @@ def show(finding: Finding) -> None:
             count = len(finding.seconds.get(period, {}).get(method, []))
             figures = "".join(f"{figure * 1e3:>9.1f}" for figure in finding.figures(period, method))
             print(f"  {f'{method}, {period}':<24}{count:>8,}{figures}")
-    if not finding.calm:
-        print("  not judged by time: something else keeps the machine busy, as what calls took without the load says")
+    if finding.unjudged:
+        print(f"  not judged, for the machine was busy: times of {', '.join(finding.unjudged)}")
     for what in finding.broken:
         print(f"  BROKEN: {what}")
     print(flush=True)
 
 
-def markdown(findings: Sequence[Finding], *, quick: bool, folder: Path, load: float) -> str:
+def markdown(findings: Sequence[Finding], *, quick: bool, folder: Path, load: float, note: str) -> str:
     """Two tables: what it cost, and what became of it."""
     form = "in the short form" if quick else "in full"
     broken = [f"{finding.scenario.name}: {what}" for finding in findings for what in finding.broken]
@@ -42,7 +42,12 @@ def markdown(findings: Sequence[Finding], *, quick: bool, folder: Path, load: fl
         " at most, and after it."
     )
     methods = [f"`{method}` {when}" for method in PAUSES for when in ("alone", "under load")]
-    lines = [head, "", f"| | memory | {' | '.join(methods)} |", f"| --- | {'---: | ' * len(methods)}---: |"]
+    lines = [
+        f"{head} {note}".rstrip(),
+        "",
+        f"| | memory | {' | '.join(methods)} |",
+        f"| --- | {'---: | ' * len(methods)}---: |",
+    ]
     for finding in findings:
         memory = ", ".join(f"{size / 1e6:.0f}" for size in finding.memory)
         cells = [
@@ -53,7 +58,9 @@ def markdown(findings: Sequence[Finding], *, quick: bool, folder: Path, load: fl
         lines.append(f"| {finding.scenario.name} | {memory} | {' | '.join(cells)} |")
     lines += ["", "| | what happened | dropped or refused | |", "| --- | --- | --- | --- |"]
     for finding in findings:
-        verdict = "**broken**" if finding.broken else "held" if finding.calm else "held, but not judged by time"
+        verdict = "**broken**" if finding.broken else "held"
+        if finding.unjudged:
+            verdict += f"; not judged, for the machine was busy: times of {', '.join(finding.unjudged)}"
         lines.append(
             f"| {finding.scenario.name} | {_cell(finding.done)} | {_cell(finding.dropped) or 'nothing'} | {verdict} |"
         )
