@@ -67,15 +67,16 @@ async def test_a_cancelled_job_is_shown_as_soon_as_it_can_be(engines, verbs):
 
 
 async def test_an_update_a_retry_and_a_pause_are_answered_as_soon_as_they_can_be(engines, verbs):
-    await engines.submit(held=True)
+    await engines.submit(agent="pull", held=True)  # so that no launch reads the registry, too
     updated = await answered(engines, verbs.jobs.job_update(Session(), p.JobUpdate(id=1, title="new")))
     assert updated.title == "new"
     await verbs.jobs.job_cancel(Session(), p.JobCancel(id=1))
     retried = await answered(engines, verbs.jobs.job_retry(Session(), p.JobRetry(ids=[1])))
     assert [job.id for job in retried.jobs] == [1]
-    await engines.launched(1)
+    await engines.submit()
+    await engines.launched(2)
     paused = await answered(engines, verbs.queue.queue_pause(Session(), p.QueuePause()))
-    assert (paused.paused, [job.id for job in paused.running]) == (True, [1])
+    assert (paused.paused, [job.id for job in paused.running]) == (True, [2])
 
 
 async def test_a_submission_beside_one_whose_key_is_known_is_shown_as_soon_as_it_can_be(engines, verbs):
