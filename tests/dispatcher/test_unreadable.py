@@ -74,7 +74,7 @@ async def test_an_update_a_retry_and_a_pause_are_answered_as_soon_as_they_can_be
     retried = await answered(engines, verbs.jobs.job_retry(Session(), p.JobRetry(ids=[1])))
     assert [job.id for job in retried.jobs] == [1]
     await engines.submit()
-    await engines.launched(2)
+    await engines.launched(1)
     paused = await answered(engines, verbs.queue.queue_pause(Session(), p.QueuePause()))
     assert (paused.paused, [job.id for job in paused.running]) == (True, [2])
 
