@@ -184,8 +184,14 @@ class Desk:
             raise Escalated(refused.job, await self.last_link(refused.link)) from None
 
     def decided(self, decision: Decision, job: Job, verb: Callable[[Decision, Job], Job]) -> Snapshot:
-        """`job` may be out of date: what memory or this decision has of it goes first."""
-        after = verb(decision, decision.latest(job))
+        """`job` may be out of date: what memory or this decision has of it goes first.
+
+        NotFound when it was never kept: it was seen on its way to disk, and the registry refused it.
+        """
+        latest = decision.latest(job)
+        if not latest.final and latest.id not in decision.state.jobs:
+            raise NotFound(f"there is no job {job.id}: the registry refused it", path="$.id")
+        after = verb(decision, latest)
         return snapshot(self.state, after, decision.now)
 
     async def show(self, seen: Snapshot) -> wire.Job:

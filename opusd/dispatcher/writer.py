@@ -334,6 +334,12 @@ class Writer:
             decision.undo()
             _fail(entry, error)
             return False
+        except Exception as error:
+            decision.undo()
+            if entry.fact:
+                raise
+            _fail(entry, error)  # a fault of this command alone: it ends as it would have when it came
+            return False
         entry.decided(decision)
         return True
 

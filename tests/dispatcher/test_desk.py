@@ -5,12 +5,13 @@ import asyncio
 import pytest
 
 from opusd.api import params as p
-from opusd.core.errors import Conflict
+from opusd.core.errors import Conflict, InternalError, NotFound
 from opusd.dispatcher.answers import AnswerVerbs
 from opusd.dispatcher.intake import Intake
 from opusd.dispatcher.jobs import JobVerbs
+from opusd.store.base import CommitRefused
 from tests.core.world import PERSON
-from tests.dispatcher.bench import BOUND, cancelling
+from tests.dispatcher.bench import BOUND, cancelling, noting, submitting
 
 
 class Session:
@@ -107,3 +108,24 @@ async def test_a_finished_job_that_is_changed_while_its_update_reads_is_a_confli
     late.heard(10)
     with pytest.raises(Conflict, match="somebody else"):
         await asked
+
+
+async def test_a_command_on_a_job_that_the_registry_then_refuses_finds_no_job(engines):
+    await engines.begin(dispatch=False)
+    engines.store.hold()
+    first = engines.writer.fact(noting("job.noted"))
+    await engines.store.came(1)
+    made = engines.writer.command(submitting(key="k"), PERSON.actor)
+    jobs = JobVerbs(engines.desk, Intake(policies={}, env_secret=(), home="/"))
+    asked = asyncio.create_task(jobs.job_cancel(Session(), p.JobCancel(id="k")))
+    engines.store.let()
+    await engines.store.came(2)
+    engines.store.fail_next = [CommitRefused("together"), CommitRefused("and alone")]
+    engines.store.open_door()
+    async with asyncio.timeout(BOUND):
+        await first
+        with pytest.raises(InternalError):
+            await made
+        with pytest.raises(NotFound, match="refused"):
+            await asked
+    assert (await engines.submit()).id == 1

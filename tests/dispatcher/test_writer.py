@@ -358,6 +358,24 @@ async def test_of_a_refused_group_the_offender_alone_is_refused(bench):
     await bench.is_as_rebuilt()
 
 
+async def test_a_command_that_breaks_when_it_is_decided_again_breaks_alone(bench):
+    times = iter([1, 0])
+
+    def decide(decision):
+        submitting()(decision)
+        return 1 // next(times)
+
+    good, bad, other = await refusing(
+        bench, [bench.submit, lambda: bench.writer.command(decide, "user:1000"), bench.submit]
+    )
+    bench.store.open_door()
+    assert (await bounded(good)).id == 1
+    with pytest.raises(ZeroDivisionError):
+        await bounded(bad)
+    assert (await bounded(other)).id == 2
+    await bench.is_as_rebuilt()
+
+
 async def test_what_arrives_while_each_is_tried_alone_keeps_its_place_behind_them(bench):
     first, second = await refusing(bench, [bench.submit, bench.submit])
     meanwhile = [bench.submit(), bench.note("x")]
