@@ -56,7 +56,6 @@ class Disk:
         self.kept = MemoryStore()
         self.weather = CALM
         self.troubles = 0  # so often was something refused, or could not be read
-        self.busy = 0  # what was asked of it and is not answered
         self.applied: Callable[[Batch], None] = lambda _: None
         self.loop, self.chance = loop, chance
 
@@ -86,6 +85,7 @@ class Registry:
         self._is_open = False
         self._line: deque[tuple[Batch | Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
         self._lost = False
+        self.busy = 0  # what was asked of it and is not answered
 
     async def open(self) -> None:
         await self._disk.kept.open()
@@ -123,7 +123,7 @@ class Registry:
         if not self._is_open:
             future.set_exception(CommitFailed("the registry is closed"))
             return future
-        self._disk.busy += 1
+        self.busy += 1
         self._line.append((what, future))
         if len(self._line) == 1:
             self._disk.loop.call_later(self._disk.delay(), self._work)
@@ -157,7 +157,7 @@ class Registry:
 
     def _over(self, tell: Callable[[], None]) -> None:
         self._line.popleft()
-        self._disk.busy -= 1
+        self.busy -= 1
         if self._line:
             self._disk.loop.call_later(self._disk.delay(), self._work)
         tell()
@@ -187,12 +187,12 @@ class Registry:
         """To a thread and back."""
         disk = self._disk
         future = disk.loop.create_future()
-        disk.busy += 1
+        self.busy += 1
         disk.loop.call_later(disk.delay(), _tell, future, None, None)
         try:
             await future
         finally:
-            disk.busy -= 1
+            self.busy -= 1
 
 
 def _tell(future: asyncio.Future[Any], found: Any, error: Exception | None) -> None:

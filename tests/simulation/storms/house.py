@@ -281,6 +281,11 @@ class House:
         return self.is_open and self._ready == self.life and not self.daemon._stopping.is_set()  # type: ignore[union-attr]
 
     @property
+    def is_at_disk(self) -> bool:
+        """Whether something was asked of the disk and is not answered."""
+        return self._registry is not None and self._registry.busy > 0
+
+    @property
     def engine(self) -> Any:
         return None if self.daemon is None or not self.is_open else self.daemon._engine
 
@@ -310,7 +315,6 @@ class House:
         if self._registry is not None:
             self._registry.kill()
         self.loop.end(self.life)
-        self.disk.busy = 0
         if server is not None:
             for call in list(server.calls.values()):
                 call.seat.connection.gone = True

@@ -116,7 +116,7 @@ class Judge:
             assert (known.version, known.status) == (before.version, before.status)
             step = before.status.value, after.status.value
             assert step[0] == step[1] or step in STEPS & CONTRACT, f"job {number}: {step[0]} became {step[1]}"
-            self._attempts(before, after)
+            self._attempts(before, after, change)
         if change.outcome is not None and change.outcome.result is not None:
             summary = str(change.outcome.result["summary"])
             assert summary not in self.denied, f"{summary} was refused, and is kept"
@@ -136,7 +136,7 @@ class Judge:
                 assert title not in self.refused, f"{title} was refused, and yet is there"
             self.titles[title] = job.id
 
-    def _attempts(self, before: Job, after: Job) -> None:
+    def _attempts(self, before: Job, after: Job, change: Change) -> None:
         old, new = before.run, after.run
         if old is None and new is not None:
             assert new.attempt == before.attempts + 1
@@ -146,12 +146,20 @@ class Judge:
             key = before.id, old.attempt
             assert not self.yard.is_alive(key) or old.worker is not None, f"attempt {key} is over, and still runs"
             self.yard.processes.pop(key, None)
+            row, event = change.attempt, change.event
+            if old.worker is not None and row is not None and row.failure is None and event is not None:
+                good = old.lease_until is not None and old.lease_until > event.time
+                assert good, f"attempt {key} was completed with a lease that was over"
         elif old is not None and new is not None and new.lease_until is None and old.lease_until is not None:
             key = before.id, old.attempt
-            _, life, troubles = self.starts[key]
-            known = key in self.handed or life != self.house.life or troubles < self.disk.troubles
-            assert known, f"nobody was told that it holds attempt {key}, and it lapsed"
+            self._has_a_holder(key)
             self.saw("lapsed")
+
+    def _has_a_holder(self, key: tuple[int, int]) -> None:
+        """What was claimed of this daemon somebody knows of, unless the disk kept it from being given back."""
+        _, life, troubles = self.starts[key]
+        known = key in self.handed or life != self.house.life or troubles < self.disk.troubles
+        assert known, f"nobody was told that it holds attempt {key}"
 
     def _within_limits(self) -> None:
         """At a start, when that is on disk; above the pool are human's jobs, and whoever lent its slot and goes on."""
@@ -226,7 +234,7 @@ class Judge:
     def quiet(self) -> None:
         """Nothing is ready, and time is about to pass: what could go on has gone on."""
         house, engine = self.house, self.house.engine
-        if engine is None or self.disk.busy or engine.writer.degraded is not None:
+        if engine is None or house.is_at_disk or engine.writer.degraded is not None:
             return
         if self.loop.steps >= self._next_idle:
             self._next_idle = self.loop.steps + IDLE_LOOK
@@ -250,6 +258,9 @@ class Judge:
             run = self.jobs[process.launch.job].run
             late = run is not None and run.kill_at is not None and run.kill_at + PATIENCE < self.house.clock.now()
             assert process.told or not late, f"attempt {process.key} was to be ended, and nobody told it"
+        for job in self.jobs.values():
+            if job.run is not None and job.run.worker is not None:
+                self._has_a_holder((job.id, job.run.attempt))
         choice = scheduler.choose(engine.state, self.house.clock.now())
         assert choice is None, f"job {choice[0].id} could start, and nobody starts it"
 

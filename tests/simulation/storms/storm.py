@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LENGTH = 10_000
 """Steps of one storm before it calms down."""
-_BETWEEN_KILLS = 2_500
+_BETWEEN_KILLS = 1_500
 _LONGEST_CALM = 150_000
 _LAST_STEPS = 20_000
 

@@ -11,6 +11,7 @@ from opusd.api.params import WorkerClaim, WorkerError
 from opusd.api.results import Claims, Finished, Subscription
 from opusd.core.access import Caller
 from opusd.core.errors import NotFound, OpusError
+from opusd.core.times import from_rfc3339
 from opusd.rpc.subscriptions import EventSink, Outlet
 from tests.simulation.storms.disk import POISON
 from tests.simulation.storms.house import Connection, Seat
@@ -73,7 +74,13 @@ class Workers:
         if isinstance(outcome, Claims | Finished):
             for claim in outcome.claims:
                 self.busy[name] += 1
-                self._work(name, Held(claim.job.id, claim.attempt, claim.token), 0)
+                held = Held(claim.job.id, claim.attempt, claim.token)
+                self._work(name, held, 0)
+                if self.chance.random() < _TWICE:  # and again when it is just over
+                    left = from_rfc3339(claim.expires_at) - self.crowd.house.clock.now()
+                    self.after(
+                        left / 1e6 + self.chance.random() * 0.02, lambda held=held: self._end(name, held, late=True)
+                    )
 
     def _work(self, name: str, held: Held, beats: int) -> None:
         pick, chance = self.chance.random(), self.chance
