@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DEEDS = {
     "submit": 24, "batch": 4, "again": 6, "cancel": 7, "hold": 3, "release": 4, "update": 5, "retry": 4, "answer": 6,
-    "wait": 5, "get": 6, "list": 3, "ask": 5, "logs": 2, "pause": 1, "resume": 4, "resize": 1, "prune": 1,
+    "wait": 5, "get": 6, "list": 3, "ask": 5, "logs": 2, "pause": 1, "resume": 4, "resize": 1, "prune": 3,
     "hang_up": 2, "give_up": 3, "schedule": 2, "reload": 1, "drain": 1,
 }  # fmt: skip
 _KEPT_IN_MIND = 40
@@ -249,7 +249,12 @@ class Crowd:
         self.call("queue.drain", timeout=self.chance.choice((0, 5)))
 
     def prune(self) -> None:
-        self.call("job.prune", ids=[self.some()], dry_run=self.chance.random() < 0.2)
+        over = [number for number in self.known if number not in self.judge.jobs] or [self.some()]
+        ids = sorted({self.chance.choice(over) for _ in range(self.chance.randint(1, 3))})
+        self.call("job.prune", ids=ids, dry_run=self.chance.random() < 0.2)
+        if self.chance.random() < 0.5:  # at this moment somebody begins to wait for one of them
+            edge = DependsOn(job=ids[0], on="failure", if_unmet="block")
+            self._submit({**self.fields(), "depends_on": [edge]})
 
     def hang_up(self) -> None:
         self.house.hang_up(self._connection())

@@ -84,7 +84,7 @@ class Registry:
         self._disk = disk
         self._is_open = False
         self._line: deque[tuple[Batch | Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = deque()
-        self._lost = False
+        self.is_lost = False
         self.busy = 0  # what was asked of it and is not answered
 
     async def open(self) -> None:
@@ -143,13 +143,13 @@ class Registry:
 
     def _done(self, what: Batch | Callable[[], Awaitable[Any]]) -> Any:
         disk, weather = self._disk, self._disk.weather
-        if self._lost:
+        if self.is_lost:
             raise OutcomeUnknown("after disk I/O error in COMMIT: disk I/O error")
         if disk.happens(weather.full):
             disk.troubles += 1
             raise CommitFailed("database or disk is full")
         if disk.happens(weather.unknown):
-            self._lost = True
+            self.is_lost = True
             if isinstance(what, Batch) and disk.happens(0.5):
                 disk.apply(what)
             raise OutcomeUnknown("after disk I/O error in COMMIT: disk I/O error")

@@ -302,6 +302,8 @@ class House:
         error = main.exception()
         if error is not None and not isinstance(error, OutcomeUnknown | StoreError | StorageUnavailable):
             self.loop.fail(error)
+        if error is None and self._registry is not None and self._registry.is_lost:
+            self.loop.fail(AssertionError("it exits with 0, and nobody knows whether its last commit is kept"))
         name = "stopped" if error is None else type(error).__name__
         self.log[name] = self.log.get(name, 0) + 1
         self.kill()

@@ -13,8 +13,10 @@ import msgspec
 from opusd import daemon
 from opusd.api import types as wire
 from opusd.api.methods import METHODS
+from opusd.api.results import Waited
 from opusd.core import scheduler, timekeeping
 from opusd.core.errors import InternalError, LeaseLost, OpusError, ShuttingDown, StorageUnavailable
+from opusd.core.job import EdgeState
 from opusd.core.state import State
 from opusd.dispatcher.tally import Tally
 from opusd.dispatcher.tokens import hash_token
@@ -46,6 +48,7 @@ class Judge:
         self.house, self.loop, self.disk, self.yard = house, house.loop, house.disk, house.yard
         self.jobs: dict[int, Job] = {}
         self.heads: dict[int, Job] = {}
+        self.ended: set[int] = set()  # those that were finished at some time
         self.versions: dict[tuple[int, int], tuple[str, int]] = {}  # status, number of the commit
         self.events: list[Event] = []
         self.groups: dict[int, str | None] = {}
@@ -91,6 +94,10 @@ class Judge:
             self.digest.update(words.encode())
         for change in batch.changes:
             self._changed(change)
+        pruned = {number for number, _ in batch.pruned}
+        for job in self.jobs.values() if pruned else ():
+            waits = [edge.upstream for edge in job.edges if edge.state is not EdgeState.SATISFIED]
+            assert pruned.isdisjoint(waits), f"job {job.id} waits for what was pruned: {waits}"
 
     def _first(self, actor: str) -> None:
         """The calls of one connection take effect in the order sent."""
@@ -124,6 +131,7 @@ class Judge:
         self.heads[number] = after
         self.versions[number, after.version] = after.status.value, self.commits
         if after.final:
+            self.ended.add(number)
             self.jobs.pop(number, None)
         else:
             self.jobs[number] = after
@@ -297,6 +305,9 @@ class Judge:
             assert newer is None or newer[1] > commits, (
                 f"{call.method} shows job {job.id} older than it was at the call"
             )
+        if isinstance(outcome, Waited) and outcome.done and call.params.until == "final":
+            over = [job.id in self.ended for job in outcome.jobs]
+            assert any(over) if call.params.any else all(over), "a wait is over, and what was waited for is not"
         for claim in getattr(outcome, "claims", ()):
             run, _, _ = self.starts[claim.job.id, claim.attempt]
             assert run.token_hash == hash_token(claim.token)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tests.simulation.storms.crowd import Crowd
-from tests.simulation.storms.disk import CALM, Disk
+from tests.simulation.storms.disk import CALM, Disk, Weather
 from tests.simulation.storms.house import House
 from tests.simulation.storms.judge import Judge
 from tests.simulation.storms.loop import Loop
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LENGTH = 10_000
 """Steps of one storm before it calms down."""
 _BETWEEN_KILLS = 1_500
+_DISK_GOES_TOO = 0.15
 _LONGEST_CALM = 150_000
 _LAST_STEPS = 20_000
 
@@ -107,6 +108,8 @@ class Storm:
             return
         if self.chance.random() < 0.2:
             self.judge.saw("stopped")
+            if self.chance.random() < _DISK_GOES_TOO:
+                self.disk.weather = Weather(unknown=0.3)
             self.house.daemon.stop()
         else:
             self.judge.saw("killed")
