@@ -94,10 +94,21 @@ class Judge:
             self.digest.update(words.encode())
         for change in batch.changes:
             self._changed(change)
-        pruned = {number for number, _ in batch.pruned}
-        for job in self.jobs.values() if pruned else ():
+        if batch.pruned:
+            self._pruned(batch)
+
+    def _pruned(self, batch: Batch) -> None:
+        """Nobody waited for what was pruned; who began to later knows how it ended, which stays."""
+        at = {event.job: event.cursor for event in batch.events if event.kind == "job.pruned"}
+        since = {
+            change.after.id: change.event.cursor
+            for change in batch.changes
+            if change.event is not None and (change.before is None or change.before.edges != change.after.edges)
+        }
+        for job in self.jobs.values():
             waits = [edge.upstream for edge in job.edges if edge.state is not EdgeState.SATISFIED]
-            assert pruned.isdisjoint(waits), f"job {job.id} waits for what was pruned: {waits}"
+            gone = [number for number in waits if at.get(number, 0) > since.get(job.id, 0)]
+            assert not gone, f"job {job.id} waits for what was pruned: {gone}"
 
     def _first(self, actor: str) -> None:
         """The calls of one connection take effect in the order sent."""
