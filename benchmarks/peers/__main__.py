@@ -62,7 +62,7 @@ class House:
         for subject in self.subjects.values():
             subject.close()
         for server in self._servers:
-            server.stop(signal.SIGINT)
+            server.stop()
         self._daemon.stop(signal.SIGKILL)
 
     def _open_beanstalkd(self) -> None:

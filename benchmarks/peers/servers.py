@@ -22,8 +22,11 @@ class Missing(Exception):
 class Server:
     """`start` gives the seconds until `ready` said so for the first time."""
 
-    def __init__(self, folder: Path, ready: Callable[[], bool], argv: list[str], **how: Any) -> None:
+    def __init__(
+        self, folder: Path, ready: Callable[[], bool], argv: list[str], end: int = signal.SIGTERM, **how: Any
+    ) -> None:
         self.folder = folder
+        self._end = end
         self._ready = ready
         self._argv = argv
         self._how = how
@@ -47,10 +50,14 @@ class Server:
             time.sleep(0.005)
         return time.perf_counter() - begun
 
-    def stop(self, how: int = signal.SIGTERM) -> None:
+    def stop(self) -> None:
         if self._process is not None:
-            self._process.send_signal(how)
-            self._process.wait(120)
+            self._process.send_signal(self._end)
+            try:
+                self._process.wait(60)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
             self._process = None
 
     def memory(self) -> int:
@@ -108,7 +115,7 @@ def postgresql(folder: Path) -> Server:
         check = [str(programs[-1] / "pg_isready"), "-q", "-h", str(folder)]
         return subprocess.run(check, check=False).returncode == 0
 
-    return Server(folder, ready, argv, cwd=folder, **how)
+    return Server(folder, ready, argv, signal.SIGINT, cwd=folder, **how)  # which waits for no connection's end
 
 
 def _program(name: str) -> str:
