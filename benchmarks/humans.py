@@ -15,13 +15,12 @@ import shutil
 import signal
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rig import Daemon, chunks, in_memory
+from rig import Daemon, chunks, scratch
 
 TARGET = 0.050
 """Seconds, within which 95 of 100 agents of interactive jobs must have begun while everything else is full."""
@@ -103,11 +102,7 @@ class Side:
 
 def main() -> int:
     options = _parser().parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="opusd-humans-", dir=options.dir))
-    if in_memory(folder):
-        folder.rmdir()
-        print(f"{options.dir} is in memory, where a commit costs nothing: name a folder on a disk by --dir")
-        return 2
+    folder = scratch("humans", options.dir)
     sides: list[Side] = []
     try:
         return _run(folder, sides, options)

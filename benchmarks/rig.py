@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -211,7 +212,17 @@ def _confine(processors: set[int], daemons: Iterable[Daemon]) -> None:
                 os.sched_setaffinity(int(thread.name), processors)
 
 
-def in_memory(folder: Path) -> bool:
+def scratch(benchmark: str, place: str) -> Path:
+    """A folder of its own in `place`; ends the program with 2 where that is in memory, for nothing is durable there."""
+    folder = Path(tempfile.mkdtemp(prefix=f"opusd-{benchmark}-", dir=place))
+    if _in_memory(folder):
+        folder.rmdir()
+        print(f"{place} is in memory, where a commit costs nothing: name a folder on a disk by --dir")
+        sys.exit(2)
+    return folder
+
+
+def _in_memory(folder: Path) -> bool:
     """Whether this folder is on a file system that never reaches a disk, where fsync costs nothing."""
     kind = subprocess.run(["stat", "-f", "-c", "%T", str(folder)], check=True, capture_output=True, text=True)
     return kind.stdout.strip() in ("tmpfs", "ramfs")

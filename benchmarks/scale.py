@@ -14,13 +14,12 @@ import shutil
 import signal
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rig import Daemon, chunks, in_memory, on_one_processor
+from rig import Daemon, chunks, on_one_processor, scratch
 
 MEMORY = 500e6
 """Bytes, the most that the daemon ever had: while it was filled, and after it has read its registry again."""
@@ -196,11 +195,7 @@ LINES = (
 
 def main() -> int:
     options = _parser().parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="opusd-scale-", dir=options.dir))
-    if in_memory(folder):
-        folder.rmdir()
-        print(f"{options.dir} is in memory, where a commit costs nothing: name a folder on a disk by --dir")
-        return 2
+    folder = scratch("scale", options.dir)
     sides: list[Side] = []
     try:
         return _run(folder, sides, options)

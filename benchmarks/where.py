@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from pathlib import Path
 from peers import life, standing
 from peers.drivers.opusd import Opusd
 from peers.install import python_of
-from rig import Daemon, in_memory, machine
+from rig import Daemon, machine, scratch
 
 _RATE = 500
 _QUEUED = 15_000
@@ -51,11 +50,7 @@ def main() -> int:
     parser.add_argument("--functions", type=int, default=12, metavar="N", help="how many to name of each line")
     parser.add_argument("--dir", default="/var/tmp", help="a folder on a disk (default: %(default)s)")
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="opusd-where-", dir=options.dir))
-    if in_memory(folder):
-        folder.rmdir()
-        print(f"{options.dir} is in memory, where a commit costs nothing: name a folder on a disk by --dir")
-        return 2
+    folder = scratch("where", options.dir)
     try:
         spy = Path(python_of("py-spy")).with_name("py-spy")
         print(f"{time.strftime('%Y-%m-%d')}: {machine(folder)}, load {os.getloadavg()[0]:.1f}\n")

@@ -10,10 +10,9 @@ import argparse
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
-from rig import in_memory, machine
+from rig import machine, scratch
 
 from load import connections, key, output, pool, report, subscribers, workers
 from load.stage import Finding, Scenario, Stage
@@ -36,11 +35,7 @@ SCENARIOS = {
 
 def main() -> int:
     options = _parser().parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="opusd-load-", dir=options.dir))
-    if in_memory(folder):
-        folder.rmdir()
-        print(f"{options.dir} is in memory, where a commit costs nothing: name a folder on a disk by --dir")
-        return 2
+    folder = scratch("load", options.dir)
     load = os.getloadavg()[0]
     calm = load < CALM * (os.cpu_count() or 1)
     print(f"{machine(folder)}, load {load:.1f}, in {folder}")

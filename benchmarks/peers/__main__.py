@@ -12,11 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from rig import Daemon, in_memory
+from rig import Daemon, scratch
 
 from peers import life, report, rows, servers, standing
 from peers.figures import Row
@@ -101,12 +100,8 @@ def main() -> int:
     options = _parser().parse_args()
     if options.quick:
         options.rounds, options.seconds, options.queued = min(options.rounds, 2), 0.2, min(options.queued, 20_000)
-    folder = Path(tempfile.mkdtemp(prefix="opusd-peers-", dir=options.dir))
+    folder = scratch("peers", options.dir)
     folder.chmod(0o711)  # PostgreSQL, as another user, goes through
-    if in_memory(folder):
-        folder.rmdir()
-        print(f"{options.dir} is in memory, where a commit costs nothing: name a folder on a disk by --dir")
-        return 2
     run = report.Run(folder, options.rounds, options.seconds, load=[os.getloadavg()[0]], notes=options.note)
     run.when = time.strftime("%Y-%m-%d")
     print(f"{run.machine()}, load {run.load[0]:.1f}, in {folder}")

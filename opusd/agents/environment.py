@@ -166,7 +166,7 @@ def check_elements(argv: Sequence[str]) -> None:
 
 
 def _matches(name: str, globs: Iterable[str]) -> bool:
-    """In this case of letters."""
+    """Capitals and small letters differ."""
     return _pattern(tuple(globs)).match(name) is not None
 
 

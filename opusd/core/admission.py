@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from opusd.core import quotas
 from opusd.core.access import Caller, may_submit, require_running
-from opusd.core.decision import judged, placement
+from opusd.core.decision import PLACED, judged, placement
 from opusd.core.dependencies import find_cycle, unsatisfied
 from opusd.core.errors import Conflict, DependencyError, InvalidParams, NotFound, OpusError, QueueFull
 from opusd.core.job import Edge, EdgeState, IfUnmet, Job, On, Source, Spec, Terms, Tier, intern
-from opusd.core.lifecycle import Status, Step
+from opusd.core.lifecycle import Status
 from opusd.core.retry import Policy
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Ref = int | str
 _PULL: Final = "pull"
 _EXEC: Final = "exec"
-_FIRST: Final = {Step.BLOCK: Status.BLOCKED, Step.SCHEDULE: Status.SCHEDULED, Step.QUEUE: Status.QUEUED}
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,7 +173,7 @@ def _admit(decision: Decision, number: int, submission: Submission, batch: _Batc
     if submission.verify is None and agent.verify:
         spec = replace(spec, verify=list(agent.verify))
     edges = _edges(state, number, submission, batch)
-    status = Status.HELD if submission.held else _FIRST[placement(edges, submission.run_at, now)]
+    status = Status.HELD if submission.held else PLACED[placement(edges, submission.run_at, now)]
     job = Job(
         id=number,
         status=status,

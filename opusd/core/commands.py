@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from opusd.core import budgets, cooling
 from opusd.core.admission import Facts, Ref, checked_needs, kept_labels, make_edges, refuse_cycle, retry_policy
-from opusd.core.decision import judged, placement
+from opusd.core.decision import PLACED, judged, placement
 from opusd.core.errors import Conflict, Escalated, InvalidParams
 from opusd.core.job import Edge, EdgeState, Ending, IfUnmet, Job, On, Run, Spec, Terms, Tier, intern
 from opusd.core.lifecycle import ALIVE, FINAL, WAITING, Status, Step, advance
@@ -264,7 +264,7 @@ def _move(decision: Decision, job: Job, after: Job, extra: dict[str, Any]) -> Jo
     if job.status is Status.HELD:
         return decision.put(job, after, "updated", **extra)
     where = placement(after.edges, after.run_at, decision.now)
-    status = {Step.BLOCK: Status.BLOCKED, Step.SCHEDULE: Status.SCHEDULED}.get(where, Status.QUEUED)
+    status = PLACED[where]
     if status is job.status:
         return decision.put(job, after, "updated", **extra)
     after = decision.step(after, where, queued_at=decision.now if status is Status.QUEUED else None)

@@ -7,7 +7,7 @@ commits them or calls `undo`.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
@@ -200,6 +200,10 @@ _CANCELLABLE = frozenset({Status.BLOCKED, Status.SCHEDULED, Status.HELD, Status.
 def judged(edge: Edge, upstream: Status) -> Edge:
     state = judge(edge, upstream)
     return edge if state is edge.state else replace(edge, state=state)
+
+
+PLACED: Final = {Step.BLOCK: Status.BLOCKED, Step.SCHEDULE: Status.SCHEDULED, Step.QUEUE: Status.QUEUED}
+"""The status of a job that is placed so."""
 
 
 def placement(edges: tuple[Edge, ...], run_at: int | None, now: int) -> Step:

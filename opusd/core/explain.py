@@ -33,9 +33,9 @@ def constraints(state: State, job: Job, now: int, ahead: int | None = None) -> l
     Of those that run one that a worker holds says who has it and until when; of those that have ended one that
     expired says why, for no attempt of it does. `ahead`: of a queued job, where that is known already.
     """
-    if job.status is Status.QUEUED:
-        return _queued(state, job, now, ahead)
     match job.status:
+        case Status.QUEUED:
+            return _queued(state, job, now, ahead)
         case Status.HELD:
             return [Constraint("held", "held until somebody releases it")]
         case Status.BLOCKED:

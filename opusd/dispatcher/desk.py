@@ -75,12 +75,15 @@ class Desk:
 
         StorageUnavailable would say that nothing was changed.
         """
-        never = asyncio.Event()
         while True:
             try:
                 return await look()
             except StorageUnavailable:
-                await self.clock.wait(never, _AGAIN)
+                await self.unreadable()
+
+    async def unreadable(self) -> None:
+        """The registry could not be read: until it is worth asking again."""
+        await self.clock.wait(asyncio.Event(), _AGAIN)
 
     def in_memory(self, ref: Ref) -> int | None:
         number = self.state.keys.get(ref) if isinstance(ref, str) else ref

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from opusd.dispatcher.desk import Desk, Session
 
 _PAGE: Final = 500
-_AGAIN: Final = 1.0
-"""Seconds until a registry that can't be read is asked once more."""
 _TOGETHER: Final = 100
 """Events that one subscriber is told at a time."""
 _TURN: Final = 3000
@@ -225,7 +223,7 @@ class Feed:
 
         No await lies between that look and `live`.
         """
-        desk, sink, never = self._desk, subscription.sink, asyncio.Event()
+        desk, sink = self._desk, subscription.sink
         assert desk is not None
         while not sink.closed:
             known = self.cursor
@@ -238,7 +236,7 @@ class Feed:
                     group=subscription.group,
                 )
             except StorageUnavailable:
-                await desk.clock.wait(never, _AGAIN)
+                await desk.unreadable()
                 continue
             for event in page:
                 if event.cursor > self.cursor:

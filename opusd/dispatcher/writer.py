@@ -251,6 +251,7 @@ class Writer:
         entries += self._alone or ()
         self._flying = []
         self._open.clear()
+        self._gather.here = 0
         self._alone = None
         return entries
 

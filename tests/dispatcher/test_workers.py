@@ -77,6 +77,15 @@ async def test_a_job_and_the_worker_that_waited_for_it_are_one_commit(engines, w
     assert (held.job.id, held.job.status) == (1, "running")
 
 
+async def test_a_job_that_came_to_the_worker_that_waited_for_it_is_not_read_from_the_registry(engines, workers):
+    claim = waiting(workers)
+    await turns(20)
+    engines.store.pause_reading()
+    await engines.submit(agent="pull")
+    [held] = (await bounded(claim)).claims
+    assert (held.job.id, held.job.status) == (1, "running")
+
+
 async def test_an_end_and_the_next_claim_are_one_commit(engines, workers):
     for _ in range(2):
         await engines.submit(agent="pull")

@@ -19,6 +19,7 @@ import pytest
 from tests.core.world import HOUR
 from tests.simulation.people import People
 from tests.simulation.rules import DAY, RULES, WEEK
+from tests.simulation.seeds import CHOSEN, seeds
 from tests.simulation.starts import BOUND
 from tests.simulation.week import Week
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from opusd.core.job import Change
 
 pytestmark = pytest.mark.slow
+SEEDS = seeds("0-2")
 ROOT = Path(__file__).parents[2]
-CHOSEN = os.environ.get("OPUSD_SEEDS", "")
 EVERY_WEEK = (
     "job.retrying", "retry at its moment", "ended: stalled", "ended: timeout", "ended: rate_limited", "ended: lost",
     "failed of losses", "probe", "closed by name", "closed for a while", "escalated", "budget used up", "day used up",
@@ -36,11 +37,6 @@ EVERY_WEEK = (
     "power lost", "clock set", "key known", "interactive beside the pool", "reserved", "went before what was older",
     "past half the bound", "parked", "left to a person",
 )  # fmt: skip
-
-
-def seeds() -> list[int]:
-    first, _, last = (CHOSEN or "0-2").partition("-")
-    return list(range(int(first), int(last or first) + 1))
 
 
 def lived(seed: int, length: int = WEEK) -> Week:
@@ -78,7 +74,7 @@ def test_the_bound_that_is_judged_is_the_one_that_is_printed() -> None:
     assert RULES.points.bound_hours() * HOUR == pytest.approx(BOUND)
 
 
-@pytest.mark.parametrize("seed", seeds())
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_week_of_mixed_work_keeps_every_promise(seed: int) -> None:
     print("\n".join(f"{count:7} {what}" for what, count in sorted(seen(seed).items())))
 
@@ -86,8 +82,8 @@ def test_a_week_of_mixed_work_keeps_every_promise(seed: int) -> None:
 @pytest.mark.skipif(bool(CHOSEN), reason="other weeks were chosen")
 def test_nothing_that_is_judged_is_missing_from_these_weeks() -> None:
     for what in EVERY_WEEK:
-        assert all(seen(seed)[what] for seed in seeds()), f"a week without: {what}"
-    assert sum(seen(seed)["failed of limits"] for seed in seeds())
+        assert all(seen(seed)[what] for seed in SEEDS), f"a week without: {what}"
+    assert sum(seen(seed)["failed of limits"] for seed in SEEDS)
 
 
 def test_a_seed_replays_exactly_in_another_process() -> None:

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.seeds import CHOSEN, seeds
 from tests.simulation.storms.storm import LENGTH, Storm
 
 pytestmark = pytest.mark.slow
+SEEDS = seeds("0-79")
 ROOT = Path(__file__).parents[3]
-CHOSEN = os.environ.get("OPUSD_SEEDS", "")
 ALL_THAT_IS_JUDGED = (
     "killed", "killed in the middle of a step", "stopped", "power lost", "clock set", "compared with a rebuild",
     "lapsed", "stale token", "heard", "lagged",
@@ -30,11 +31,6 @@ ALL_THAT_IS_JUDGED = (
     "job.wait: answered", "job.wait: cancelled", "worker.claim: answered", "system.reload: answered",
     "log: OutcomeUnknown", "log: StoreError", "log: attempt.adopted", "log: storage.unreadable", "log: result.refused",
 )  # fmt: skip
-
-
-def seeds() -> list[int]:
-    first, _, last = (CHOSEN or "0-79").partition("-")
-    return list(range(int(first), int(last or first) + 1))
 
 
 def weathered(seed: int, folder: Path, length: int = LENGTH) -> Storm:
@@ -60,14 +56,14 @@ def trail(seed: int, length: int) -> str:
         return weathered(seed, Path(folder), length).judge.digest.hexdigest()
 
 
-@pytest.mark.parametrize("seed", seeds())
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_storm_breaks_no_promise(seed: int) -> None:
     print("\n".join(f"{count:7} {what}" for what, count in sorted(seen(seed).items())))
 
 
 @pytest.mark.skipif(bool(CHOSEN), reason="other storms were chosen")
 def test_nothing_that_is_judged_is_missing_from_these_storms() -> None:
-    all_of_it = sum((seen(seed) for seed in seeds()), Counter[str]())
+    all_of_it = sum((seen(seed) for seed in SEEDS), Counter[str]())
     assert [what for what in ALL_THAT_IS_JUDGED if not all_of_it[what]] == []
 
 
