@@ -183,7 +183,7 @@ if os.fork(): os._exit(0)
 
 @pytest.mark.parametrize("how", ["plainly", "double-forked", "scrubbed", "double-forked and scrubbed"])
 def test_an_agent_is_known_however_it_hides(hall, how):
-    program = (DOUBLE_FORK if "double" in how else "") + ASK
+    program = (DOUBLE_FORK if "double" in how else "") + ASK + "import signal; signal.pause()\n"  # until it is ended
     command = [sys.executable, "-c", program, str(hall.socket), str(hall.work)]
     if "scrubbed" in how:
         command = ["env", "-i", *command]

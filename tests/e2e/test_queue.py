@@ -2,8 +2,11 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
+
+from opus_client import RpcError
 
 FINAL = ("completed", "failed", "cancelled", "expired")
 AGENTS = """
@@ -54,7 +57,8 @@ def crowd(_crowd):
     _crowd("queue.resume")
     for job in _crowd("job.list", limit=1000)["jobs"]:
         if job["status"] not in FINAL:
-            _crowd("job.cancel", id=job["id"], grace=0)
+            with suppress(RpcError):  # it has ended since
+                _crowd("job.cancel", id=job["id"], grace=0)
     _crowd("job.wait", ids=[_crowd.first["id"]], timeout=10)
     _crowd.door.close()
 
