@@ -2,11 +2,12 @@
 
 The steps of one job within a batch become one: the row goes from the first `before` to the last
 `after`, for nobody can see what lies between. So each job is written once, no two rows of a batch
-concern one job, and all rows of a kind go in one executemany, whatever the order of decision was.
+concern one job, and all rows of a kind go together, whatever the order of decision was.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -18,38 +19,62 @@ from opusd.store.sqlite_terms import TERMS_COLUMNS, terms_row
 _STATE: Final = "version, status, queued_at, run_at, due_at, started_at, attempts, retries, losses, run, extra"
 
 
-def _marks(columns: str) -> str:
-    return ", ".join("?" for _ in columns.split(","))
+class Values(NamedTuple):
+    """SQL around a list of rows; `width` is how many columns each has."""
+
+    before: str
+    width: int
+    after: str = ""
+
+
+@lru_cache(maxsize=256)
+def text_of(sql: Values, count: int) -> str:
+    """The statement for so many rows."""
+    row = f"({', '.join('?' * sql.width)})"
+    return f"{sql.before} VALUES {', '.join([row] * count)}{sql.after}"
+
+
+def _into(table: str, columns: str, verb: str = "INSERT") -> Values:
+    return Values(f"{verb} INTO {table} ({columns})", _width(columns))
+
+
+def _set(columns: str) -> Values:
+    """Change these columns of jobs; the id and the version that it must have come last."""
+    width = _width(columns)
+    settings = ", ".join(f"{column.strip()} = new.column{at}" for at, column in enumerate(columns.split(","), 1))
+    return Values(
+        f"UPDATE jobs SET {settings} FROM (",
+        width + 2,
+        f") AS new WHERE jobs.id = new.column{width + 1} AND jobs.version = new.column{width + 2}",
+    )
+
+
+def _width(columns: str) -> int:
+    return columns.count(",") + 1
 
 
 def _settings(columns: str) -> str:
     return ", ".join(f"{column.strip()} = ?" for column in columns.split(","))
 
 
-_BIRTH: Final = "id, created_at, key, parent, ancestors"
-INSERT_JOB: Final = (
-    f"INSERT INTO jobs ({_BIRTH}, {_STATE}, completed_at, {TERMS_COLUMNS})"
-    f" VALUES ({_marks(_BIRTH)}, {_marks(_STATE)}, ?, {_marks(TERMS_COLUMNS)})"
-)
+INSERT_JOB: Final = _into("jobs", f"id, created_at, key, parent, ancestors, {_STATE}, completed_at, {TERMS_COLUMNS}")
 # Without completed_at SQLite leaves the index over it alone.
-UPDATE_STATE: Final = f"UPDATE jobs SET {_settings(_STATE)} WHERE id = ? AND version = ?"
-UPDATE_END: Final = f"UPDATE jobs SET {_settings(_STATE)}, completed_at = ? WHERE id = ? AND version = ?"
+UPDATE_STATE: Final = _set(_STATE)
+UPDATE_END: Final = _set(f"{_STATE}, completed_at")
 UPDATE_TERMS: Final = f"UPDATE jobs SET {_settings(TERMS_COLUMNS)} WHERE id = ?"
-INSERT_SPEC: Final = f"INSERT INTO specs ({rows.SPEC_COLUMNS}, job) VALUES ({_marks(rows.SPEC_COLUMNS)}, ?)"
+INSERT_SPEC: Final = _into("specs", f"{rows.SPEC_COLUMNS}, job")
 UPDATE_SPEC: Final = f"UPDATE specs SET {_settings(rows.SPEC_COLUMNS)} WHERE job = ?"
-PUT_OUTCOME: Final = "REPLACE INTO outcomes (job, outcome) VALUES (?, ?)"
-PUT_EDGE: Final = (
-    "REPLACE INTO dependencies (job, position, upstream, on_end, if_unmet, state) VALUES (?, ?, ?, ?, ?, ?)"
-)
+PUT_OUTCOME: Final = _into("outcomes", "job, outcome", "REPLACE")
+PUT_EDGE: Final = _into("dependencies", "job, position, upstream, on_end, if_unmet, state", "REPLACE")
 DROP_EDGES: Final = "DELETE FROM dependencies WHERE job = ? AND position >= ?"
-INSERT_ANCESTRY: Final = "INSERT INTO ancestry (ancestor, job) VALUES (?, ?)"
+INSERT_ANCESTRY: Final = _into("ancestry", "ancestor, job")
 DROP_ANCESTRY: Final = (
     "DELETE FROM ancestry WHERE job = ? AND ancestor IN"
     " (SELECT value FROM jobs, json_each('[' || ancestors || ']') WHERE jobs.id = ?)"
 )
-PUT_ATTEMPT: Final = f"REPLACE INTO attempts ({rows.ATTEMPT_COLUMNS}) VALUES ({_marks(rows.ATTEMPT_COLUMNS)})"
-INSERT_EVENT: Final = f"INSERT INTO events ({rows.EVENT_COLUMNS}) VALUES ({_marks(rows.EVENT_COLUMNS)})"
-PUT_SETTING: Final = "REPLACE INTO settings (name, value) VALUES (?, ?)"
+PUT_ATTEMPT: Final = _into("attempts", rows.ATTEMPT_COLUMNS, "REPLACE")
+INSERT_EVENT: Final = _into("events", rows.EVENT_COLUMNS)
+PUT_SETTING: Final = _into("settings", "name, value", "REPLACE")
 DROP_SETTING: Final = "DELETE FROM settings WHERE name = ?"
 PRUNE_JOB: Final = (
     "UPDATE jobs SET pruned = 1, key = CASE WHEN ? THEN NULL ELSE key END WHERE id = ? AND completed_at IS NOT NULL"
@@ -63,9 +88,9 @@ PRUNE_OUTCOME: Final = "UPDATE outcomes SET outcome = json_remove(outcome, '$.re
 
 
 class Statement(NamedTuple):
-    """`expected` is the number of rows that must change; None: any."""
+    """`expected` is the number of rows that must change; None: any. Text is run for one row after the other."""
 
-    sql: str
+    sql: Values | str
     rows: list[tuple[Any, ...]]
     expected: int | None = None
 
