@@ -9,22 +9,19 @@ from __future__ import annotations
 import asyncio
 import math
 from functools import partial
-from random import random
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opusd.agents.adapters.text import Text
 from opusd.agents.follow import Follower, Listening
 from opusd.agents.spec import Adopted, Ended, Launch, NeverRan, Report, Started
-from opusd.agents.worktree import WorktreeError
 from opusd.core import attempts, scheduler
 from opusd.core.attempts import End
-from opusd.core.errors import OpusError, StorageUnavailable
 from opusd.core.job import Job, Outcome
 from opusd.core.retry import FailureClass
 from opusd.core.room import Room
 from opusd.dispatcher.endings import Endings, ended
 from opusd.dispatcher.liveness import Liveness
-from opusd.dispatcher.tokens import mint
+from opusd.dispatcher.starts import Starts
 from opusd.dispatcher.writer import Writer
 
 if TYPE_CHECKING:
@@ -43,7 +40,6 @@ if TYPE_CHECKING:
 _LONGEST_SLEEP: Final = 30.0
 _LOOK_EVERY: Final = 1.0
 _BREATHER: Final = 1_000_000
-_TOKENS: Final = 30_000
 
 
 class Pool(Protocol):
@@ -87,19 +83,28 @@ class Engine:
         self._room = room
         self._room_read = -math.inf
         self.serve: Callable[[Decision], None] = _nobody_waits
-        self._prepare = prepare
         self._listen = listen
-        self._workdirs = workdirs
         self._log = log
         self._due = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._tokens: dict[str, str] = {}
-        self._launches: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._stopped: set[tuple[int, int]] = set()
         self._recovered: set[tuple[int, int]] = set()
         self._follower: Follower | None = None
         self.writer = Writer(state, store, clock, released=released, changed=self._due.set, log=log)
         self._endings = Endings(state, store, clock, self.writer, log)
+        self._starts = Starts(
+            state,
+            store,
+            clock,
+            self.writer,
+            endings=self._endings,
+            workdirs=workdirs,
+            prepare=prepare,
+            listen=listen,
+            begin=self._begin,
+            spawn=self.spawn,
+            log=log,
+        )
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -141,7 +146,7 @@ class Engine:
             nonlocal plan
             for job in stalled:
                 self._stall(decision, job)
-            plan = scheduler.tick(decision, self._mint)
+            plan = scheduler.tick(decision, self._starts.mint)
             for job in plan.start:
                 self._launch_after(decision, job)
             for job in plan.stop:
@@ -200,29 +205,13 @@ class Engine:
 
     # --- starting and stopping --------------------------------------------------------------------
 
-    def _mint(self) -> tuple[str, bytes]:
-        attempt_id, token, hashed = mint()
-        if len(self._tokens) > _TOKENS:  # of starts that a failing commit took back
-            alive = {job.run.attempt_id for job in self.state.running.values() if job.run is not None}
-            self._tokens = {known: kept for known, kept in self._tokens.items() if known in alive}
-        self._tokens[attempt_id] = token
-        return attempt_id, hashed
-
     def _launch_after(self, decision: Decision, job: Job) -> None:
         """Once this decision is on disk, launch the attempt of `job`."""
-
-        def act() -> None:
-            key = _key(job)
-            self._launches[key] = launch = self.spawn(self._launch(job))
-            launch.add_done_callback(lambda _: self._launches.pop(key))
-
-        decision.effects.append(act)
+        decision.effects.append(partial(self._starts.enter, job))
 
     async def launched(self, job: int, attempt: int) -> None:
         """Until the pool knows of an attempt whose start is on disk, or it is known that it never will."""
-        launch = self._launches.get((job, attempt))
-        if launch is not None:
-            await asyncio.wait([launch])
+        await self._starts.launched((job, attempt))
 
     def stop_after(self, decision: Decision, job: Job) -> None:
         """Once this decision is on disk, end the attempt of `job` as its run says."""
@@ -236,6 +225,8 @@ class Engine:
         current = self.state.jobs.get(job.id)
         if current is None or current.run is None or current.run.attempt != run.attempt:
             return  # it is over: its end was decided before this was on disk
+        if _key(job) in self._starts:
+            return
         self._stopped.add((job.id, run.attempt))
         self.pool.stop(job.id, run.attempt, self._left(kill) or 0.0)
 
@@ -257,57 +248,10 @@ class Engine:
     def _left(self, reached: float | None) -> float | None:
         return None if reached is None else max(0.0, reached - self.clock.monotonic())
 
-    async def _launch(self, job: Job) -> None:
-        run = job.run
-        assert run is not None
+    def _begin(self, launch: Launch, listening: Listening | None) -> None:
         assert self.pool is not None
-        token = self._tokens.pop(run.attempt_id)
-        unbegun = End(failure=FailureClass.LOST, message="never launched", never_ran=True)
-        launch: Launch | None = None
-        listening: Listening | None = None
-        failed: Exception | None = None
-        try:
-            record = (await self.store.records([job.id]))[0]
-            outcome = await self._workdirs.ready(job, record, partial(self._keep, job))
-            launch = self._prepare(job, record.spec, outcome, token)
-            listening = self._listen(job, outcome)
-        except WorktreeError as error:
-            if error.failure is not None:
-                end = End(failure=error.failure, message=str(error), chance=random())
-                await self._endings.commit(job.id, run.attempt, end)
-                return
-            failed = error
-        except OpusError as error:
-            if not isinstance(error, StorageUnavailable):
-                end = End(failure=FailureClass.CONFIG, message=error.message)
-                await self._endings.commit(job.id, run.attempt, end)
-                return
-            failed = error
-        except Exception as error:  # noqa: BLE001 - the top of a task: the attempt must not stay half begun
-            failed = error
-        if launch is None:  # that says nothing of the job: it is put back, and tried again a second later
-            self._log("launch.failed", level="error", job=job.id, attempt=run.attempt, message=repr(failed))
-            self.state.breather = self.clock.now() + _BREATHER
-            await self._endings.commit(job.id, run.attempt, unbegun)
-            return
-        current = self.state.jobs.get(job.id)
-        if current is None or current.run is None or current.run.ending is not None:
-            # Ended before it was launched: nothing runs, and nothing is to be started.
-            await self._endings.commit(job.id, run.attempt, unbegun)
-            return
         self.pool.start(launch)
-        self._follow(_key(job), listening)
-
-    async def _keep(self, job: Job, outcome: Outcome) -> None:
-        """Write down where an attempt is to work, before that place is made."""
-
-        def decide(decision: Decision) -> None:
-            current = self.state.jobs.get(job.id)
-            if current is not None:
-                detail = {"workdir": outcome.workdir, "branch": outcome.branch}
-                decision.put(current, current, "updated", outcome=outcome, detail=detail)
-
-        await self.writer.fact(decide)
+        self._follow((launch.job, launch.attempt), listening)
 
     # --- what the pool reports --------------------------------------------------------------------
 

@@ -275,6 +275,7 @@ class EngineBench(Bench):
         self.writer = self.engine.writer
         self.pool = ScriptedPool(report=self.engine.report)
         self.refusal: Exception | None = None
+        self.prepared: Callable[[Job], None] = lambda _: None
         self.listening: Callable[[Job], Listening | None] = lambda _: None
         self.writing: asyncio.Task[None] | None = None
         self.turning: asyncio.Task[None] | None = None
@@ -289,6 +290,7 @@ class EngineBench(Bench):
     def _prepare(self, job: Job, spec: Spec, outcome: Outcome, token: str) -> Launch:
         if self.refusal is not None:
             raise self.refusal
+        self.prepared(job)
         run = job.run
         assert run is not None
         return Launch(

@@ -1,0 +1,239 @@
+"""The line of attempts whose start is on disk: one is launched in each turn of the loop, in the order of their picking.
+
+A launch costs the loop up to a millisecond: of a crowd that becomes ready at once, nobody else waits for more than one.
+Whoever is to end before its turn, or is still in line when the daemon shuts down, is not launched and is put back.
+A worktree that is being made holds up nobody: its attempt stands in line again when it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from functools import partial
+from random import random
+from typing import TYPE_CHECKING, Final
+
+from opusd.agents.worktree import WorktreeError
+from opusd.core.attempts import End
+from opusd.core.errors import OpusError, StorageUnavailable
+from opusd.core.retry import FailureClass
+from opusd.dispatcher.tokens import mint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from opusd.agents.attempt import Key
+    from opusd.agents.follow import Listening
+    from opusd.agents.spec import Launch
+    from opusd.clock import Clock
+    from opusd.core.decision import Decision
+    from opusd.core.job import Job, Outcome, Run, Spec
+    from opusd.core.state import State
+    from opusd.dispatcher.endings import Endings
+    from opusd.dispatcher.workdirs import Workdirs
+    from opusd.dispatcher.writer import Writer
+    from opusd.store.base import Record, Store
+
+_BREATHER: Final = 1_000_000
+_TOKENS: Final = 30_000
+
+
+class Start:
+    """One attempt in line; `outcome` is there once its folder is."""
+
+    __slots__ = ("job", "outcome", "over", "record")
+
+    def __init__(self, job: Job, over: asyncio.Future[None]) -> None:
+        self.job = job
+        self.over = over
+        self.record: Record | None = None
+        self.outcome: Outcome | None = None
+
+
+class Starts:
+    """`begin(launch, listening)` hands an attempt to the pool. `prepare`, `listen` and `workdirs` are the engine's.
+
+    `spawn` makes a task that the engine's shutdown waits for.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is a neighbour that it asks or tells
+        self,
+        state: State,
+        store: Store,
+        clock: Clock,
+        writer: Writer,
+        *,
+        endings: Endings,
+        workdirs: Workdirs,
+        prepare: Callable[[Job, Spec, Outcome, str], Launch],
+        listen: Callable[[Job, Outcome], Listening | None],
+        begin: Callable[[Launch, Listening | None], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        log: Callable[..., None],
+    ) -> None:
+        self._state = state
+        self._store = store
+        self._clock = clock
+        self._writer = writer
+        self._endings = endings
+        self._workdirs = workdirs
+        self._prepare = prepare
+        self._listen = listen
+        self._begin = begin
+        self._spawn = spawn
+        self._log = log
+        self._tokens: dict[str, str] = {}
+        self._line: deque[Start] = deque()
+        self._known: dict[Key, Start] = {}
+        self._moves = False
+
+    def mint(self) -> tuple[str, bytes]:
+        """(OPUS_ATTEMPT_ID, hash of the token) for an attempt that is about to be decided."""
+        attempt_id, token, hashed = mint()
+        if len(self._tokens) > _TOKENS:  # of starts that a failing commit took back
+            alive = {job.run.attempt_id for job in self._state.running.values() if job.run is not None}
+            self._tokens = {known: kept for known, kept in self._tokens.items() if known in alive}
+        self._tokens[attempt_id] = token
+        return attempt_id, hashed
+
+    def enter(self, job: Job) -> None:
+        """The start of the job's attempt is on disk."""
+        start = Start(job, asyncio.get_running_loop().create_future())
+        self._known[_key(job)] = start
+        self._stand(start)
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether an attempt is yet to be launched: that it is to end is seen when its turn comes."""
+        return key in self._known
+
+    async def launched(self, key: Key) -> None:
+        """Until the pool knows of an attempt whose start is on disk, or it is known that it never will."""
+        start = self._known.get(key)
+        if start is not None:
+            await asyncio.wait([start.over])
+
+    def _stand(self, start: Start) -> None:
+        self._line.append(start)
+        if not self._moves:
+            self._moves = True
+            self._spawn(self._move())
+
+    async def _move(self) -> None:
+        """Until nobody is in line: the first is launched, and everything else has its turn."""
+        try:
+            while self._line:
+                await self._read()
+                if self._line:
+                    self._next()
+                if self._line:
+                    await asyncio.sleep(0)  # noqa: TID251 - a turn of the loop, and no time
+        finally:
+            self._moves = False
+
+    async def _read(self) -> None:
+        """What the first in line is to do, with all that came since the last read."""
+        if self._line[0].record is not None:
+            return
+        unread = [start for start in self._line if start.record is None]
+        found: dict[int, Record] = {}
+        failure: Exception = LookupError("the registry does not know the job")
+        try:
+            found = {record.job.id: record for record in await self._store.records([one.job.id for one in unread])}
+        except Exception as error:  # noqa: BLE001 - whatever it is, no attempt may stay half begun
+            failure = error
+        for start in unread:
+            start.record = found.get(start.job.id)
+            if start.record is None:
+                self._line.remove(start)
+                self._spawn(self._postpone(start, failure))
+
+    def _next(self) -> None:
+        start = self._line.popleft()
+        try:
+            self._go(start)
+        except Exception as error:  # noqa: BLE001 - a fault of ours: those behind it are launched all the same
+            self._log("task.failed", level="error", message=repr(error))
+            self._leave(start)
+
+    def _go(self, start: Start) -> None:
+        """The first in line: launched, or sent for its worktree, or found not to be launched at all."""
+        run, record, current = start.job.run, start.record, self._state.jobs.get(start.job.id)
+        assert run is not None
+        assert record is not None
+        if self._state.draining or current is None or not _goes_on(current.run, run):
+            self._spawn(self._end(start, _unbegun()))  # nothing runs, and nothing is to be started
+            return
+        if start.outcome is None:
+            if record.spec.worktree:
+                self._spawn(self._make(start, record))
+                return
+            start.outcome = record.outcome
+        try:
+            launch = self._prepare(current, record.spec, start.outcome, self._tokens[run.attempt_id])
+            listening = self._listen(current, start.outcome)
+        except Exception as error:  # noqa: BLE001 - whatever it is, no attempt may stay half begun
+            self._spawn(self._refuse(start, error))
+            return
+        self._begin(launch, listening)
+        self._leave(start)
+
+    async def _make(self, start: Start, record: Record) -> None:
+        """See to the attempt's worktree; then it stands in line for the second time."""
+        try:
+            start.outcome = await self._workdirs.ready(start.job, record, partial(self._keep, start.job))
+        except Exception as error:  # noqa: BLE001 - whatever it is, no attempt may stay half begun
+            await self._refuse(start, error)
+        else:
+            self._stand(start)
+
+    async def _keep(self, job: Job, outcome: Outcome) -> None:
+        """Write down where an attempt is to work, before that place is made."""
+
+        def decide(decision: Decision) -> None:
+            current = self._state.jobs.get(job.id)
+            if current is not None:
+                detail = {"workdir": outcome.workdir, "branch": outcome.branch}
+                decision.put(current, current, "updated", outcome=outcome, detail=detail)
+
+        await self._writer.fact(decide)
+
+    async def _refuse(self, start: Start, error: Exception) -> None:
+        """There can be no such launch: for what the job asks, or for something that says nothing of it."""
+        if isinstance(error, WorktreeError) and error.failure is not None:
+            await self._end(start, End(failure=error.failure, message=str(error), chance=random()))
+        elif isinstance(error, OpusError) and not isinstance(error, StorageUnavailable):
+            await self._end(start, End(failure=FailureClass.CONFIG, message=error.message))
+        else:
+            await self._postpone(start, error)
+
+    async def _postpone(self, start: Start, error: Exception) -> None:
+        """What failed says nothing of the job: it is put back, and tried again a second later."""
+        job = start.job
+        attempt = None if job.run is None else job.run.attempt
+        self._log("launch.failed", level="error", job=job.id, attempt=attempt, message=repr(error))
+        self._state.breather = self._clock.now() + _BREATHER
+        await self._end(start, _unbegun())
+
+    async def _end(self, start: Start, end: End) -> None:
+        await self._endings.commit(*_key(start.job), end)
+        self._leave(start)
+
+    def _leave(self, start: Start) -> None:
+        assert start.job.run is not None
+        del self._known[_key(start.job)]
+        self._tokens.pop(start.job.run.attempt_id, None)
+        start.over.set_result(None)
+
+
+def _goes_on(current: Run | None, run: Run) -> bool:
+    return current is not None and current.attempt == run.attempt and current.ending is None
+
+
+def _unbegun() -> End:
+    return End(failure=FailureClass.LOST, message="never launched", never_ran=True)
+
+
+def _key(job: Job) -> Key:
+    assert job.run is not None
+    return job.id, job.run.attempt

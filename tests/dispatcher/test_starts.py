@@ -1,0 +1,197 @@
+"""A crowd that becomes ready at once is launched in turns; what ends before its turn is never launched."""
+
+import asyncio
+import threading
+from itertools import pairwise
+
+import pytest
+from msgspec.structs import replace
+
+from opusd.core import commands
+from opusd.core.admission import Facts
+from opusd.core.lifecycle import Status
+from tests.core.world import AGENTS, PERSON, submission
+from tests.dispatcher.bench import BOUND, EngineBench, turns
+
+CROWD = 20
+
+
+@pytest.fixture
+async def crowd(store):
+    """So many jobs that all may run, and nothing that looks at them yet."""
+    agents = {**AGENTS, "claude": replace(AGENTS["claude"], slots=CROWD)}
+    bench = EngineBench(store, max_concurrent=CROWD, agents=agents)
+    await bench.begin(dispatch=False)
+    for number in range(CROWD):
+        await bench.submit(boost=number % 3)
+    yield bench
+    await bench.stop()
+
+
+def picked(bench):
+    """The jobs that were started, in the order of the decision."""
+    return [event.job for event in bench.events if event.kind == "job.started"]
+
+
+def launched(bench):
+    return [launch.job for launch in bench.pool.launches]
+
+
+async def launches(bench, count):
+    """How many there were after each turn of the loop, until so many were."""
+    loop, seen = asyncio.get_running_loop(), [len(bench.pool.launches)]
+    done = loop.create_future()
+
+    def look():
+        nonlocal turning
+        seen.append(len(bench.pool.launches))
+        if seen[-1] >= count:
+            done.set_result(None)
+        else:
+            turning = loop.call_soon(look)
+
+    turning = loop.call_soon(look)
+    try:
+        await asyncio.wait_for(done, BOUND)
+    finally:
+        turning.cancel()
+    return seen
+
+
+async def in_line(bench):
+    """All are picked, and a part of them is launched."""
+    bench.engine.tick()
+    await launches(bench, CROWD // 4)
+    assert len(bench.pool.launches) < CROWD // 2
+
+
+def ending(bench, number, verb):
+    """Decide an end of a job's attempt as the dispatcher's verbs do; `verb(decision, job)` is the core's."""
+
+    def decide(decision):
+        after = verb(decision, decision.state.jobs[number])
+        bench.engine.stop_after(decision, after)
+
+    return bench.writer.command(decide, PERSON.actor)
+
+
+def cancel(decision, job):
+    return commands.cancel(decision, job, reason=None, grace=0, cascade=False)
+
+
+def hold(decision, job):
+    return commands.hold(decision, job, stop=True, grace=0)
+
+
+async def test_a_crowd_is_launched_one_in_a_turn_in_the_order_in_which_it_was_picked(crowd):
+    crowd.engine.tick()
+    seen = await launches(crowd, CROWD)
+    assert {after - before for before, after in pairwise(seen)} <= {0, 1}
+    assert launched(crowd) == picked(crowd)
+    assert len(picked(crowd)) == CROWD
+
+
+async def test_the_loop_turns_for_others_between_two_launches(crowd):
+    loop, order = asyncio.get_running_loop(), []
+    crowd.pool.report = lambda _: loop.call_soon(order.append, "another")
+    start = crowd.pool.start
+    crowd.pool.start = lambda launch: (order.append("launch"), start(launch))
+    crowd.engine.tick()
+    await launches(crowd, CROWD)
+    await turns()
+    assert order == ["launch", "another"] * CROWD
+
+
+@pytest.mark.parametrize(("verb", "status"), [(cancel, Status.CANCELLED), (hold, Status.HELD)])
+async def test_what_is_to_end_while_it_stands_in_line_is_not_launched_and_ends_at_once(crowd, verb, status):
+    await in_line(crowd)
+    number = picked(crowd)[-1]
+    await ending(crowd, number, verb)
+    await launches(crowd, CROWD - 1)
+    await crowd.until(lambda: number not in crowd.state.running)
+    assert [record.job.status for record in await crowd.store.records([number])] == [status]
+    assert (number in launched(crowd), crowd.pool.stops) == (False, [])
+
+
+async def test_an_end_that_is_decided_but_not_on_disk_yet_counts(crowd):
+    await in_line(crowd)
+    crowd.store.hold()
+    last = picked(crowd)[-1]
+    asked = ending(crowd, last, cancel)
+    await launches(crowd, CROWD - 1)
+    await turns(20)
+    assert last not in launched(crowd)
+    crowd.store.open_door()
+    await asyncio.wait_for(asked, BOUND)
+    await crowd.until(lambda: last not in crowd.state.jobs)
+
+
+async def test_at_a_shutdown_what_is_in_line_goes_back_to_its_place_at_no_cost(crowd):
+    await in_line(crowd)
+    begun = launched(crowd)
+    crowd.state.draining = True
+    await asyncio.wait_for(crowd.engine.drained(), BOUND)
+    rest = picked(crowd)[len(begun) :]
+    assert launched(crowd) == begun
+    found = {record.job.id: record.job for record in await crowd.store.records(rest)}
+    assert {job.status for job in found.values()} == {Status.QUEUED}
+    assert {(job.losses, job.retries) for job in found.values()} == {(0, 0)}
+    await crowd.is_as_rebuilt()
+
+
+async def test_whoever_waits_for_a_launch_waits_while_it_is_in_line(crowd):
+    await in_line(crowd)
+    waiting = asyncio.create_task(crowd.engine.launched(picked(crowd)[-1], 1))
+    await launches(crowd, CROWD - 1)
+    assert not waiting.done()
+    await asyncio.wait_for(waiting, BOUND)
+    assert len(launched(crowd)) == CROWD
+
+
+async def test_a_worktree_that_is_being_made_holds_up_nobody(crowd):
+    making, go = threading.Event(), threading.Event()
+
+    def make(name, cwd, place):
+        making.set()
+        assert go.wait(BOUND)
+
+    crowd.worktrees.make = make
+    first = await crowd.submit(worktree=True, boost=9)
+    crowd.engine.tick()
+    await launches(crowd, CROWD - 1)
+    assert picked(crowd)[0] == first.id
+    assert first.id not in launched(crowd)
+    assert await asyncio.to_thread(making.wait, BOUND)
+    go.set()
+    await crowd.launched(CROWD)
+    assert launched(crowd)[-1] == first.id
+
+
+async def test_a_fault_in_one_launch_leaves_those_behind_it_their_turn(crowd):
+    start = crowd.pool.start
+
+    def fails_once(launch):
+        crowd.pool.start = start
+        raise ZeroDivisionError
+
+    crowd.pool.start = fails_once
+    crowd.engine.tick()
+    await launches(crowd, CROWD - 1)
+    assert launched(crowd) == picked(crowd)[1:]
+    assert "task.failed" in [name for name, _ in crowd.log]
+    await asyncio.wait_for(crowd.engine.launched(picked(crowd)[0], 1), BOUND)
+
+
+async def test_the_timeout_of_a_job_that_was_changed_while_it_stood_in_line_is_the_new_one(crowd):
+    await in_line(crowd)
+    number = picked(crowd)[-1]
+    prepared = []
+    crowd.prepared = prepared.append
+    edit = commands.Edit(timeout=7_000_000)
+
+    def lengthen(decision):
+        commands.update(decision, decision.state.jobs[number], submission().spec, edit, Facts(), None)
+
+    await crowd.writer.command(lengthen, PERSON.actor)
+    await launches(crowd, CROWD)
+    assert (prepared[-1].id, prepared[-1].terms.timeout) == (number, 7_000_000)
