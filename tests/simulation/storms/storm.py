@@ -172,5 +172,5 @@ class Storm:
         assert not state.lent
         assert not state.jobs
         assert not +state.held_needs
-        assert not engine._launches
+        assert not engine._starts._known
         self.judge.compare(state)
