@@ -123,18 +123,17 @@ class Starts:
         """Until nobody is in line: the first is launched, and everything else has its turn."""
         try:
             while self._line:
-                await self._read()
-                if self._line:
-                    self._next()
+                if self._line[0].record is None:
+                    await self._read()
+                    continue
+                self._next()
                 if self._line:
                     await asyncio.sleep(0)  # noqa: TID251 - a turn of the loop, and no time
         finally:
             self._moves = False
 
     async def _read(self) -> None:
-        """What the first in line is to do, with all that came since the last read."""
-        if self._line[0].record is not None:
-            return
+        """What all those in line are to do of whom that is not known yet; who can't be read leaves the line."""
         unread = [start for start in self._line if start.record is None]
         found: dict[int, Record] = {}
         failure: Exception = LookupError("the registry does not know the job")

@@ -10,17 +10,20 @@ from msgspec.structs import replace
 from opusd.core import commands
 from opusd.core.admission import Facts
 from opusd.core.lifecycle import Status
-from tests.core.world import AGENTS, PERSON, submission
+from tests.core.world import AGENTS, PERSON, limits, submission
 from tests.dispatcher.bench import BOUND, EngineBench, turns
 
 CROWD = 20
 
 
+def agents(slots):
+    return {**AGENTS, "claude": replace(AGENTS["claude"], slots=slots)}
+
+
 @pytest.fixture
 async def crowd(store):
     """So many jobs that all may run, and nothing that looks at them yet."""
-    agents = {**AGENTS, "claude": replace(AGENTS["claude"], slots=CROWD)}
-    bench = EngineBench(store, max_concurrent=CROWD, agents=agents)
+    bench = EngineBench(store, max_concurrent=CROWD, agents=agents(CROWD))
     await bench.begin(dispatch=False)
     for number in range(CROWD):
         await bench.submit(boost=number % 3)
@@ -165,6 +168,25 @@ async def test_a_worktree_that_is_being_made_holds_up_nobody(crowd):
     go.set()
     await crowd.launched(CROWD)
     assert launched(crowd)[-1] == first.id
+
+
+async def test_what_comes_into_line_while_a_read_fails_is_read_anew(crowd):
+    crowd.store.pause_reading()
+    crowd.engine.tick()
+    while len(picked(crowd)) < CROWD:
+        await turns()
+    await turns(20)  # all wait for the read
+    crowd.store.unreadable = 1
+    late = await crowd.submit()
+    crowd.state.relimit(limits(max_concurrent=CROWD + 1, agents=agents(CROWD + 1)))
+    crowd.engine.tick()
+    while len(picked(crowd)) < CROWD + 1:
+        await turns()
+    crowd.store.resume_reading()
+    await launches(crowd, 1)
+    assert launched(crowd) == [late.id]
+    await crowd.said("launch.failed", CROWD)
+    assert "task.failed" not in [name for name, _ in crowd.log]
 
 
 async def test_a_fault_in_one_launch_leaves_those_behind_it_their_turn(crowd):
