@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from opusd.core.decision import Decision
+    from opusd.core.job import Change
     from opusd.core.ready import Signature
     from opusd.core.state import State
 
@@ -76,6 +77,27 @@ def tick(decision: Decision, mint: Callable[[], tuple[str, bytes]]) -> Plan:
     ]
     plan.wake_at = min(moments, default=None)
     return plan
+
+
+def stirs(decision: Decision, until: int | None) -> bool:
+    """Whether a tick may find something to do because of this decision; if not, the next is at `until`, as planned.
+
+    What workers submit, claim and end concerns those alone who claim it, and they are served with the decision
+    itself: a tick for each would be a third of what it costs.
+    """
+    return bool(decision.settings) or any(_stirs(decision.state, change, until) for change in decision.changes)
+
+
+def _stirs(state: State, change: Change, until: int | None) -> bool:
+    job, before = change.after, change.before
+    terms = job.terms
+    agent = state.limits.agents.get(terms.agent)
+    if agent is None or agent.slots or agent.starts_per_minute is not None:
+        return True
+    if before is not None and (before.terms is not terms or terms.needs or state.accounts.of(job)):
+        return True  # what it had, others may take
+    due = state.due(job)
+    return due is not None and (until is None or due < until)
 
 
 def _due(decision: Decision, job: Job, plan: Plan) -> None:

@@ -86,11 +86,12 @@ class Engine:
         self._listen = listen
         self._log = log
         self._due = asyncio.Event()
+        self._sleeps_until: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped: set[tuple[int, int]] = set()
         self._recovered: set[tuple[int, int]] = set()
         self._follower: Follower | None = None
-        self.writer = Writer(state, store, clock, released=released, changed=self._due.set, log=log)
+        self.writer = Writer(state, store, clock, released=released, changed=self._changed, log=log)
         self._endings = Endings(state, store, clock, self.writer, log)
         self._starts = Starts(
             state,
@@ -126,13 +127,19 @@ class Engine:
         """Tick whenever something changed or is due; for ever."""
         while True:
             self._due.clear()
+            self._sleeps_until = None
             wake_at = self.tick()
             sleep = _LONGEST_SLEEP
             if wake_at is not None:
                 sleep = min(sleep, max(0.0, (wake_at - self.clock.now()) / 1e6))
             before = self.clock.monotonic()
+            self._sleeps_until = self.clock.now() + int(sleep * 1e6)
             if not await self.clock.wait(self._due, sleep):
                 self.loop_lag = max(0.0, self.clock.monotonic() - before - sleep)
+
+    def _changed(self, decision: Decision | None) -> None:
+        if decision is None or scheduler.stirs(decision, self._sleeps_until):
+            self._due.set()
 
     def tick(self) -> int | None:
         """Decide what is due now; when the next thing is due."""

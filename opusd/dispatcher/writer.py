@@ -62,7 +62,8 @@ class Undone(Exception):
 
 
 class Writer:
-    """`released(changes, events)` is told of everything that is on disk, in order; `changed()` of every decision.
+    """`released(changes, events)` is told of everything that is on disk, in order; `changed(decision)` of every
+    decision, and of many at once with None.
 
     `log(event, **fields)` takes what a person should know of commits. `follow` adds to each decision what follows
     from it at once, in the same transaction.
@@ -75,7 +76,7 @@ class Writer:
         clock: Clock,
         *,
         released: Callable[[list[Change], list[Event]], None],
-        changed: Callable[[], None],
+        changed: Callable[[Decision | None], None],
         log: Callable[..., None],
     ) -> None:
         self.state = state
@@ -153,7 +154,9 @@ class Writer:
         self._open.append(entry)  # type: ignore[arg-type]
         self._gather.here += entry.asks
         if entry.rows or decision.settings:
-            self._changed()  # woken before the writer: what the next tick starts goes to disk with what made it ready
+            self._changed(
+                decision
+            )  # woken before the writer: what the next tick starts goes to disk with what made it ready
         self._wake.set()
         return entry.future
 
@@ -321,7 +324,7 @@ class Writer:
         """Decide in this order what had to wait, and let it go on; dispatch looks at what that makes."""
         self._open.extend(entry for entry in entries if self._decide_again(entry))
         self._wake.set()
-        self._changed()
+        self._changed(None)
 
     def _decide_again(self, entry: Entry[object]) -> bool:
         """Decide an undone entry anew; false when it no longer can be. Who waited at a mark looks again."""

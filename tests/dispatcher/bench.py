@@ -181,7 +181,7 @@ class Bench:
         for watch in self.watchers:
             watch(changes, events)
 
-    def changed(self) -> None:
+    def changed(self, decision: Decision | None) -> None:
         self.decided += 1
 
     def say(self, event: str, **fields: Any) -> None:
