@@ -22,7 +22,7 @@ from opusd.lockfile import AlreadyRunning, LockFile
 from opusd.notify import Supervisor
 from opusd.rpc.place import PlaceRefused
 from opusd.store.base import OutcomeUnknown, StoreError
-from opusd.threads import lacks_room
+from opusd.threads import HAND_OVER, lacks_room
 from opusd.wiring import check_agents
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def _run(settings: Settings, config: Config, supervisor: Supervisor) -> int:
     except OSError as error:
         return _refuse(f"{settings.state_dir} can't be used: {error.strerror}", _CONFIG_ERROR)
     try:
+        sys.setswitchinterval(HAND_OVER)
         uvloop.run(_daemon(settings, config, supervisor))
     except (StoreError, PlaceRefused) as error:
         return _refuse(error.message, _CONFIG_ERROR)

@@ -1,6 +1,7 @@
-"""A machine without room for another thread: the daemon does not start, and says so."""
+"""A machine without room for another thread: the daemon does not start, and says so; and the turns that threads get."""
 
 import errno
+import sys
 import threading
 from concurrent.futures import wait
 
@@ -10,7 +11,7 @@ from opusd import __main__ as program
 from opusd.config import load
 from opusd.daemon import Settings
 from opusd.notify import Supervisor
-from opusd.threads import lacks_room, started
+from opusd.threads import HAND_OVER, lacks_room, started
 
 TOLD = "can't start new thread"
 
@@ -23,6 +24,13 @@ def run_in(folder):
 
 def running(name):
     return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    interval = sys.getswitchinterval()
+    yield
+    sys.setswitchinterval(interval)
 
 
 def test_all_threads_are_there_before_there_is_work():
@@ -85,3 +93,16 @@ def test_another_fault_is_not_taken_for_want_of_room(monkeypatch, tmp_path):
     monkeypatch.setattr(program.uvloop, "run", run)
     with pytest.raises(RuntimeError, match="a fault"):
         run_in(tmp_path)
+
+
+def test_a_thread_that_waits_for_the_interpreter_beside_a_busy_loop_gets_it_soon(tmp_path, monkeypatch):
+    meanwhile = []
+
+    def run(daemon):
+        daemon.close()
+        meanwhile.append(sys.getswitchinterval())
+
+    monkeypatch.setattr(program.uvloop, "run", run)
+    assert run_in(tmp_path) == 0
+    assert meanwhile == [pytest.approx(HAND_OVER)]
+    assert HAND_OVER < 0.001
