@@ -16,7 +16,7 @@ HAND_OVER: Final = 0.0002
 """Seconds after which the loop's thread gives the interpreter's lock to one that waits for it (sys.setswitchinterval).
 
 A commit gives the lock up some eighty times, a read some six. While the loop never rests, for it tells a crowd of
-something, each time costs the whole of Python's 5 ms: a commit of 4 ms took 170, and whoever waited for the disk with it.
+something, each time costs the whole of Python's 5 ms: a commit of 4 ms took 170, and with it who waited for the disk.
 """
 _NO_THREAD: Final = "can't start new thread"
 _NO_ROOM: Final = frozenset({errno.EAGAIN, errno.ENOMEM})
