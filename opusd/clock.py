@@ -55,15 +55,14 @@ class SystemClock:
         return datetime.fromtimestamp(time.time()).astimezone().tzinfo or UTC
 
     def offset(self) -> int:
-        best = None
+        before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
         for _ in range(_LOOKS):
-            before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
-            if best is None or after - before < best[0]:
-                best = (after - before, (wall - (before + after) // 2) // 1000)
-            if best[0] <= _AT_ONCE:
+            if after - before <= _AT_ONCE:
                 break
-        assert best is not None
-        return best[1]
+            again = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+            if again[2] - again[0] < after - before:
+                before, wall, after = again
+        return (wall - (before + after) // 2) // 1000
 
     def boot(self) -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from opusd.core.decision import Decision
+    from opusd.core.job import Change
     from opusd.core.limits import Agent, Limits, Route
     from opusd.core.state import State
 
@@ -79,41 +80,26 @@ def submit(
     Errors of a batch carry `index`.
     """
     state = decision.state
-    names: dict[str, int] = {}
-    known: dict[int, int] = {}  # place in the batch -> the job that has its key
-    for index, submission in enumerate(submissions):
-        if submission.key is None:
-            continue
-        if submission.key in names:
-            message = f"key {submission.key!r} is there twice in one batch"
-            raise InvalidParams(message, path=f"$.jobs[{index}].key", index=index)
-        found = _known(state, submission, facts)
-        if found is not None:
-            known[index] = found
-        names[submission.key] = -index - 1 if found is None else found
+    known = {index: found for index, one in enumerate(submissions) if (found := _known(state, one, facts)) is not None}
     own = require_running(caller, state)
     if own is not None and len(known) < len(submissions):
         quotas.require_pace(decision, own.root, len(submissions) - len(known))
-    queued = state.queued()
-    numbers = {index: decision.next_id() for index in range(len(submissions)) if index not in known}
-    if names:
-        names = {key: number if number > 0 else numbers[-number - 1] for key, number in names.items()}
+    numbers = [known[index] if index in known else decision.next_id() for index in range(len(submissions))]
+    pending = _Batch(names=_names(submissions, numbers), facts=facts, queued=state.queued())
     results: list[tuple[Job | int, bool]] = []
-    pending = _Batch(names=names, facts=replace(facts, finals=dict(facts.finals)), queued=queued)
     for index, submission in enumerate(submissions):
+        if index in known:
+            results.append((known[index], False))
+            continue
+        done = len(decision.changes)
         try:
-            if index in known:
-                results.append((known[index], False))
-            else:
-                done = len(decision.changes)
-                results.append((_admit(decision, numbers[index], submission, pending, caller), True))
-                for change in decision.changes[done:]:
-                    if change.after.final:  # cancelled at once: what comes after it in the batch is judged by that
-                        pending.facts.finals[change.after.id] = (change.after.status, change.after.ancestors)
+            results.append((_admit(decision, numbers[index], submission, pending, caller), True))
         except OpusError as error:
             error.data.setdefault("index", index)
             raise
-    if len(decision.changes) == len(numbers):
+        if len(decision.changes) > done + 1:
+            pending.learn(decision.changes[done:])
+    if len(decision.changes) == len(submissions) - len(known):
         return results  # nothing became of any of them in the same breath
     last = {change.after.id: change.after for change in decision.changes}
     return [(job if isinstance(job, int) else last[job.id], created) for job, created in results]
@@ -126,11 +112,30 @@ class _Batch(msgspec.Struct):
     facts: Facts
     queued: int
 
+    def learn(self, changes: list[Change]) -> None:
+        """Some were cancelled at once: what comes after them in the batch is judged by that."""
+        ended = {one.after.id: (one.after.status, one.after.ancestors) for one in changes if one.after.final}
+        self.facts = replace(self.facts, finals={**self.facts.finals, **ended})
+
+
+def _names(submissions: Sequence[Submission], numbers: list[int]) -> dict[str, int]:
+    """The ids by the keys of one batch."""
+    names: dict[str, int] = {}
+    for index, submission in enumerate(submissions):
+        if submission.key is None:
+            continue
+        if submission.key in names:
+            message = f"key {submission.key!r} is there twice in one batch"
+            raise InvalidParams(message, path=f"$.jobs[{index}].key", index=index)
+        names[submission.key] = numbers[index]
+    return names
+
 
 def _known(state: State, submission: Submission, facts: Facts) -> int | None:
     """The job that has this key already; Conflict when it was submitted with another content."""
     key = submission.key
-    assert key is not None
+    if key is None:
+        return None
     found = facts.keys.get(key)
     if found is None:
         if key in state.keys:
@@ -172,7 +177,7 @@ def _admit(decision: Decision, number: int, submission: Submission, batch: _Batc
         spec = replace(spec, worktree=True)
     if submission.verify is None and agent.verify:
         spec = replace(spec, verify=list(agent.verify))
-    edges = _edges(state, number, submission, batch)
+    edges = _edges(state, number, submission, batch) if submission.depends else ()
     status = Status.HELD if submission.held else PLACED[placement(edges, submission.run_at, now)]
     job = Job(
         id=number,
@@ -188,7 +193,8 @@ def _admit(decision: Decision, number: int, submission: Submission, batch: _Batc
     if status is Status.QUEUED and not terms.interactive:  # a human's message comes in though machines filled it
         _room(state, agent, batch)
         quotas.require_room(state, job)
-    return decision.cancel_unmet(decision.put(None, job, "submitted", spec=spec))
+    job = decision.put(None, job, "submitted", spec=spec)
+    return decision.cancel_unmet(job) if edges else job
 
 
 def _ancestors(state: State, submission: Submission, batch: _Batch, caller: Caller) -> tuple[int, ...]:

@@ -126,8 +126,8 @@ def settle(decision: Decision) -> list[Job]:
 
 def exhausted(state: State, agent: str, now: int) -> str | None:
     """The day's budget that this agent has used up: nothing of it starts before `state.days[agent].until`."""
-    day, budget = state.days.get(agent), budget_of(state, agent)
-    if day is None or budget is None or now >= day.until:
+    day = state.days.get(agent)
+    if day is None or now >= day.until or (budget := budget_of(state, agent)) is None:
         return None
     return next(iter(_reached(_of_day(budget), day.used, 1.0)), None)
 

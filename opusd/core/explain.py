@@ -71,7 +71,7 @@ def reason(state: State, job: Job, now: int, ahead: int | None = None) -> str | 
     if job.final or job.status is Status.RUNNING:
         return None
     found = constraints(state, job, now, ahead)
-    return "; ".join(constraint.detail for constraint in found[:3]) if found else "starts at the next turn"
+    return "; ".join([constraint.detail for constraint in found[:3]]) if found else "starts at the next turn"
 
 
 def expired(job: Job) -> str:
@@ -131,13 +131,11 @@ def _edges(state: State, job: Job) -> list[Constraint]:
 
 
 def _queued(state: State, job: Job, now: int, ahead: int | None) -> list[Constraint]:
-    found = [
-        *_paused(state, job, now),
-        *_hours(state, job, now),
-        *_agent(state, job, now),
-        *_resources(state, job, now),
-        *_pool(state, job),
-    ]
+    found = _paused(state, job, now)
+    found += _hours(state, job, now)
+    found += _agent(state, job, now)
+    found += _resources(state, job, now)
+    found += _pool(state, job)
     if not found:
         return found
     if ahead is None:
@@ -148,13 +146,15 @@ def _queued(state: State, job: Job, now: int, ahead: int | None) -> list[Constra
 
 
 def _paused(state: State, job: Job, now: int) -> list[Constraint]:
-    found = []
+    found: list[Constraint] = []
     if state.draining:
         found.append(Constraint("draining", "the daemon is shutting down: nothing new starts"))
     if state.breather is not None and now < state.breather:
         found.append(Constraint("machine", "the machine has no room for another process", state.breather))
-    if state.slots.get(job.terms.agent):
+    if state.short and state.slots.get(job.terms.agent):
         found += [Constraint("machine", words) for words in state.short]
+    if not state.pauses.names:
+        return found
     if state.pauses.everything():
         found.append(Constraint("paused", "the queue is paused"))
     if state.pauses.agent(job.terms.agent):
@@ -167,6 +167,8 @@ def _paused(state: State, job: Job, now: int) -> list[Constraint]:
 def _hours(state: State, job: Job, now: int) -> list[Constraint]:
     """Outside its agent's or its group's window it waits for the next opening, a human's message aside."""
     windows = state.windows
+    if not windows.hours:
+        return []
     windows.refresh(state, now)
     if job.terms.interactive or not windows.shut:
         return []
@@ -232,7 +234,7 @@ def _resources(state: State, job: Job, now: int) -> list[Constraint]:
             found.append(
                 Constraint("needs", f"needs {amount} of {name}, {free} free: held by job {', '.join(holders[:5])}")
             )
-    reservation = None if found else scheduler.reservation(state, now)
+    reservation = None if found or state.first is None else scheduler.reservation(state, now)
     if reservation is not None and (key := state.rank_key(job)) > reservation:
         missing = scheduler.lacking(state, state.signature(job), reservation, key)
         if missing is not None:

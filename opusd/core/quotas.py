@@ -66,6 +66,8 @@ class Accounts:
 
     def binding(self, job: Job) -> tuple[str, ...]:
         """Those of its accounts that bound how many jobs run."""
+        if self._none:
+            return ()
         return tuple(name for name in self.of(job) if self.quota(name).max_running < UNLIMITED)
 
     def quota(self, account: str) -> Quota:
@@ -112,7 +114,8 @@ def full(state: State, accounts: Iterable[str]) -> str | None:
 
 def require_room(state: State, job: Job) -> None:
     """QuotaExceeded when a job that would be queued passes the limit of one of its accounts."""
-    account = full(state, state.accounts.of(job))
+    accounts = state.accounts.of(job)
+    account = full(state, accounts) if accounts else None
     if account is not None:
         limit, queued = quota(state.limits, account).max_queued, state.accounts.queued[account]
         name = key(account, "max_queued")

@@ -182,9 +182,11 @@ def may_start(state: State, agent: str, now: int, *, interactive: bool = False) 
 
 def spread_until(state: State, agent: str) -> int | None:
     """With starts_per_minute: when the next start is due, counted from the last one."""
-    known = state.limits.agents.get(agent)
     last = state.last_start.get(agent)
-    if known is None or known.starts_per_minute is None or last is None:
+    if last is None:
+        return None
+    known = state.limits.agents.get(agent)
+    if known is None or known.starts_per_minute is None:
         return None
     return last + MINUTE // known.starts_per_minute
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from opusd.core import sizes
 from opusd.core.dependencies import Inheritance, unsatisfied
-from opusd.core.job import Job, Run
+from opusd.core.job import Job, Run, Terms
 from opusd.core.lifecycle import ALIVE, Status
 from opusd.core.order import Heir, key_at, place, rank_key
 from opusd.core.quotas import Accounts
@@ -87,6 +87,7 @@ class State:
         self.inheritance = Inheritance(self._move)
         self.timeline = Timeline()
         self._timers = Timers(self.jobs)
+        self._signed: dict[int, tuple[Terms, Signature]] = {}  # by identity, for to hash Terms costs more than this
 
     def relimit(self, limits: Limits) -> None:
         """The configuration was read again. Sizes that people set stay until the configured value itself changes."""
@@ -95,6 +96,7 @@ class State:
         self.lanes = {}
         self.accounts.relimit(limits, self.jobs.values())
         self.windows.relimit(limits)
+        self._signed.clear()
         alike: dict[int, tuple[Job, list[int]]] = {}
         for job in self.jobs.values():
             if job.status is Status.QUEUED:
@@ -105,6 +107,9 @@ class State:
 
     def apply(self, before: Job | None, after: Job | None) -> None:
         """Replace `before` by `after`. None: not there; a final job is not kept."""
+        if before is None and after is not None and not after.final:
+            self._add(after)
+            return
         old = None if before is None or before.final else before
         new = None if after is None or after.final else after
         if old is None and new is None:
@@ -144,6 +149,22 @@ class State:
         if new.status in ALIVE:
             self._runs(new)
         self._timers.remind(old, new)
+
+    def _add(self, job: Job) -> None:
+        """`apply` of a job that is not there, which is what most changes are."""
+        assert job.id not in self.jobs, f"job {job.id} is there already"
+        self.jobs[job.id] = job
+        if job.key is not None or job.ancestors or job.terms.group is not None:
+            self._index(job, add=True)
+        if job.ancestors:
+            self._grow(job, 1)
+        if job.edges:
+            self._link(None, job)
+            self.inheritance.change(None, job, self.jobs.get)
+        if job.status is Status.QUEUED:
+            self.lane(job.terms.agent).push(self.rank_key(job), self.signature(job))
+        self._count(job, 1)
+        self._timers.remind(None, job)
 
     def load(self, jobs: Iterable[Job]) -> None:
         """Fill an empty state: what `apply` would give for each, but at a million jobs in seconds."""
@@ -199,6 +220,16 @@ class State:
     def signature(self, job: Job) -> Signature:
         """Jobs of the same Terms have the same: what one of them submitted is of one tree."""
         terms = job.terms
+        known = self._signed.get(id(terms))
+        if known is not None and known[0] is terms:
+            return known[1]
+        signature = self._signature(job, terms)
+        if len(self._signed) >= _MOST_SIGNED:
+            self._signed.clear()
+        self._signed[id(terms)] = (terms, signature)
+        return signature
+
+    def _signature(self, job: Job, terms: Terms) -> Signature:
         agent = self.limits.agents.get(terms.agent)
         claimed = agent is not None and not agent.slots
         traits = traits_of(terms.type, int(terms.tier), terms.labels) if claimed else None
@@ -367,6 +398,7 @@ class State:
             _toggle(self.dependents, upstream, job.id, add=True)
 
 
+_MOST_SIGNED: Final = 4096
 _signature = lru_cache(maxsize=4096)(Signature)
 """Where quotas hold, every queued job keeps its signature: equal ones are one object."""
 

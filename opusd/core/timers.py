@@ -10,6 +10,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from opusd.core.job import Job
+from opusd.core.lifecycle import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -38,6 +39,8 @@ class Timers:
 
     def remind(self, old: Job | None, new: Job) -> None:
         """A job is new or has changed."""
+        if new.terms.expires_in is None and new.status is Status.QUEUED:
+            return  # most have no moment
         due = new.due
         if due is not None and (old is None or due != old.due):
             heappush(self._wall, (due, new.id))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -18,7 +19,7 @@ from opusd.api.types import DependsOn, EnvSource, JobSpec, RetryPolicy
 from opusd.core.admission import Ref, Submission
 from opusd.core.commands import Edit
 from opusd.core.errors import InvalidParams
-from opusd.core.job import IfUnmet, On, Source, Spec
+from opusd.core.job import IfUnmet, On, Source, Spec, Tier
 from opusd.core.priority import parse_priority
 from opusd.core.retry import PRESETS, FailureClass, Policy, Strategy
 from opusd.core.times import from_rfc3339, parse_duration
@@ -55,7 +56,7 @@ class Intake:
     def submission(self, sent: JobSpec, now: int, path: str = "$") -> Submission:
         """The Submission that a JobSpec means at `now`."""
         _check_text(sent, path)
-        tier, boost = read(path, "priority", parse_priority, sent.priority)
+        tier, boost = _priority(sent.priority, path)
         if sent.run_at is not None and sent.delay is not None:
             raise _invalid(path, "delay", "give run_at or delay, not both")
         run_at = None if sent.run_at is None else read(path, "run_at", from_rfc3339, sent.run_at)
@@ -64,7 +65,7 @@ class Intake:
         return Submission(
             spec=self._spec(sent, path),
             tier=tier,
-            boost=_boost(boost + sent.boost, path),
+            boost=_boost(boost + sent.boost, path) if boost or sent.boost else 0,
             explicit_priority=sent.priority != "normal" or sent.boost != 0,
             agent=sent.agent,
             type=sent.type,
@@ -72,15 +73,15 @@ class Intake:
             group=sent.group,
             interactive=sent.interactive,
             needs=dict(sent.needs),
-            timeout=_positive(path, "timeout", sent.timeout),
-            expires_in=_positive(path, "expires_in", sent.expires_in),
+            timeout=None if sent.timeout is None else _positive(path, "timeout", sent.timeout),
+            expires_in=None if sent.expires_in is None else _positive(path, "expires_in", sent.expires_in),
             retry=None if sent.retry is None else self._policy(sent.retry, f"{path}.retry"),
             max_retries=sent.max_retries,
             run_at=run_at if run_at is not None and run_at > now else None,
             held=sent.held,
             key=sent.key,
             parent=sent.parent,
-            depends=depends(sent.depends_on, path),
+            depends=depends(sent.depends_on, path) if sent.depends_on else (),
             worktree=sent.worktree,
             verify=sent.verify,
         )
@@ -138,21 +139,21 @@ class Intake:
         tier: Any = UNSET
         boost: Any = sent.boost
         if sent.priority is not UNSET:
-            tier, level = read("$", "priority", parse_priority, sent.priority)
+            tier, level = _priority(sent.priority, "$")
             if not isinstance(sent.priority, str):  # a tier's name says nothing of the boost
                 boost = _boost(level + (0 if sent.boost is UNSET else sent.boost), "$")
         return Edit(
             title=UNSET if sent.title is None else sent.title,
             labels=sent.labels,
             metadata=sent.metadata,
-            timeout=_if_set(sent.timeout, lambda value: _positive("$", "timeout", value)),
+            timeout=_if_set(sent.timeout, partial(_duration, "timeout")),
             tier=tier,
             boost=boost,
             needs=_if_set(sent.needs, dict),
             prompt=UNSET if sent.prompt is None else sent.prompt,
             command=UNSET if sent.command is None else sent.command,
             agent=UNSET if sent.agent is None else sent.agent,
-            expires_in=_if_set(sent.expires_in, lambda value: _positive("$", "expires_in", value)),
+            expires_in=_if_set(sent.expires_in, partial(_duration, "expires_in")),
             max_retries=UNSET if sent.max_retries is None else sent.max_retries,
             run_at=_if_set(
                 sent.run_at, lambda value: None if value is None else read("$", "run_at", from_rfc3339, value)
@@ -195,13 +196,19 @@ def _if_set(value: V | UnsetType, parse: Callable[[V], T]) -> T | UnsetType:
     return UNSET if isinstance(value, UnsetType) else parse(value)
 
 
-def _positive(path: str, field: str, value: float | str | None) -> int | None:
-    if value is None:
-        return None
+def _priority(sent: str | int, path: str) -> tuple[Tier, int]:
+    return (Tier.NORMAL, 0) if sent == "normal" else read(path, "priority", parse_priority, sent)
+
+
+def _positive(path: str, field: str, value: float | str) -> int:
     duration = read(path, field, parse_duration, value)
     if duration <= 0:
         raise _invalid(path, field, "it must be more than 0; leave it out (or null) for none")
     return duration
+
+
+def _duration(field: str, value: float | str | None) -> int | None:
+    return None if value is None else _positive("$", field, value)
 
 
 def _boost(boost: int, path: str) -> int:

@@ -15,13 +15,13 @@ from opusd.core import commands
 from opusd.core.access import may_edit, require_descendant, require_person
 from opusd.core.admission import Facts, MissingFact, Submission, submit
 from opusd.core.errors import Conflict, Forbidden, InternalError, InvalidParams, OpusError
-from opusd.core.job import Job, Outcome, Spec
+from opusd.core.job import Job, Spec
 from opusd.core.lifecycle import FINAL, Status
 from opusd.core.times import parse_duration
 from opusd.dispatcher.desk import Desk, Ref, Session, one_of
 from opusd.dispatcher.intake import Intake, check_objects, read
 from opusd.dispatcher.learning import REREADS, learn
-from opusd.dispatcher.views import Snapshot, snapshot, view
+from opusd.dispatcher.views import NOTHING, Snapshot, snapshot, view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -138,7 +138,7 @@ class JobVerbs:
         shown = []
         for one, spec in admitted:
             if isinstance(one, Snapshot) and spec is not None:
-                shown.append(results.Submitted(job=view(one, spec, Outcome(), full=full), created=True))
+                shown.append(results.Submitted(job=view(one, spec, NOTHING, full=full), created=True))
             elif isinstance(one, int):
                 [job] = await self._desk.show_all([await self._desk.look(one)], full=full)
                 shown.append(results.Submitted(job=job, created=False))

@@ -23,7 +23,7 @@ from opusd.dispatcher.claims import Asked, Claims, Taken
 from opusd.dispatcher.intake import read
 from opusd.dispatcher.prompts import prompt_for
 from opusd.dispatcher.tokens import hash_token
-from opusd.dispatcher.views import Snapshot, snapshot, view
+from opusd.dispatcher.views import NOTHING, Snapshot, snapshot, view
 
 if TYPE_CHECKING:
     from opusd.api import params as p
@@ -146,7 +146,7 @@ class WorkerVerbs:
         job = one.seen.job
         assert job.run is not None
         if one.spec is not None:
-            spec, outcome = one.spec, Outcome()
+            spec, outcome = one.spec, NOTHING
             shown = view(one.seen, spec, outcome)
         else:
             record = records[job.id]
