@@ -18,7 +18,7 @@ from opusd.rpc.turnstile import Turnstile
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """What one connection may hold: bytes, seconds, calls. `turn` is for all together."""
+    """What one connection may hold: bytes, seconds, calls. `turn` and `takers` are for all together."""
 
     line: int = LINE_LIMIT
     unsent: int = 1024 * 1024  # its calls are not read on past this
@@ -26,14 +26,19 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     linger: float = 1.0  # a connection that is being closed is still read, and what comes is dropped
     calls: int = 128  # in flight; more are not read until some have ended
     turn: int = 32  # calls that change something and begin in one turn of the loop: about 5 ms
+    takers: int = 8  # clients that read again and are sent more in one turn: about 3 ms, up to 256 KiB to each
     waiting: int = 1000  # calls that wait, beside these; more are refused, for nothing says when they end
 
 
 class Common(NamedTuple):
-    """What all connections of a server have in common; `subscriptions` gives each its number."""
+    """What all connections of a server have in common; `subscriptions` gives each its number.
+
+    Calls that change something go through `turnstile`, clients that take again what they had not read through `exit`.
+    """
 
     bindings: dict[str, Binding]
     turnstile: Turnstile
+    exit: Turnstile
     subscriptions: Iterator[int]
     bounds: Bounds
 

@@ -59,7 +59,7 @@ class Connection(asyncio.Protocol):
         on_end: Callable[[Connection], None],
     ) -> None:
         self.admitted = False
-        self._bindings, self._turnstile, self._subscriptions, bounds = common
+        self._bindings, self._turnstile, self._exit, self._subscriptions, bounds = common
         self._bounds = bounds
         self._identify = identify
         self._lower = lower
@@ -120,12 +120,17 @@ class Connection(asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
-        """Asked for at 64 KiB; nothing is done before `bounds.unsent`, which `_write` sees."""
+        """The outflow knows; nothing else is done before `bounds.unsent`, which it sees."""
 
     def resume_writing(self) -> None:
-        self._taking.set()
+        self._exit.enter(self._write_on, 1)
+
+    def _write_on(self) -> None:
+        self._outflow.flush()
         self._outlet.wake()
-        self._pump()
+        if not self._outflow.waits:
+            self._taking.set()
+            self._pump()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._session.gone = True
@@ -298,7 +303,7 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, call_id: Id, reply: bytes, reply_to: Gathering | None) -> bool:
         if reply_to is None:
-            return self._write(reply + b"\n")
+            return self._write(reply, b"\n")
         reply_to.add(call_id, reply)
         return not self._session.gone
 
@@ -327,14 +332,15 @@ class Connection(asyncio.Protocol):
 
     def _end_part(self, gathering: Gathering) -> None:
         if (whole := gathering.done()) is not None:
-            self._write(whole + b"\n")
+            self._write(whole, b"\n")
 
-    def _write(self, data: bytes) -> bool:
+    def _write(self, *pieces: bytes) -> bool:
         """A reply or an event; what stands alone leaves at once. False when nobody is there to read it."""
         if self._session.gone or self._lingering is not None or self._transport.is_closing():
             return False
-        self._outlet.note(len(data))
-        self._outflow.write(data, alone=len(self._running) <= 1)
+        size = sum(map(len, pieces))
+        self._outlet.note(size)
+        self._outflow.write(pieces, size, alone=len(self._running) <= 1)
         return not self._transport.is_closing()
 
     def _full(self) -> None:
@@ -345,7 +351,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse_all(self, error: OpusError) -> None:
         self._framing.closed = True
-        self._write(encode_error(None, error) + b"\n")
+        self._write(encode_error(None, error), b"\n")
         self._linger()
 
     def _close_when_done(self) -> None:
@@ -353,7 +359,7 @@ class Connection(asyncio.Protocol):
         subscribed = self._session.sinks and not self._framing.closed
         if not self._running and not subscribed:
             if self._eof:
-                self._outflow.flush()
+                self._outflow.flush(all_of_it=True)
                 self._transport.close()
             elif self._framing.closed:
                 self._linger()
@@ -361,7 +367,7 @@ class Connection(asyncio.Protocol):
     def _linger(self) -> None:
         """Close our side and drop what still comes: a client that is cut off while it sends never reads why."""
         if self._lingering is None and not self._session.gone:
-            self._outflow.flush()
+            self._outflow.flush(all_of_it=True)
             self._lingering = self._loop.call_later(self._bounds.linger, self._transport.abort)
             self._transport.write_eof()
 
@@ -385,7 +391,7 @@ class Connection(asyncio.Protocol):
             if call.binding.method.waits and call.task is not None:
                 call.task.cancel()
         await self._idle.wait()
-        self._outflow.flush()
+        self._outflow.flush(all_of_it=True)
         self._transport.close()
         await asyncio.shield(self._ended)
 

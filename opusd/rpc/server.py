@@ -50,7 +50,8 @@ class RpcServer:
         self._on_error = on_error
         self._max_connections = max_connections
         bounds = bounds or Bounds()
-        self._common = Common(self.bindings, Turnstile(bounds.turn), itertools.count(1), bounds)
+        entrance, exit_ = Turnstile(bounds.turn), Turnstile(bounds.takers)
+        self._common = Common(self.bindings, entrance, exit_, itertools.count(1), bounds)
         self._connections: set[Connection] = set()
         self._admitted = 0  # of these; the others were told why not, and are about to be closed
         self._place: Place | None = None

@@ -1,8 +1,8 @@
 """Events on their way to one connection, within a bound.
 
-An event is encoded once, by whoever has it, and shared by all subscribers; here it gets its frame. What
-the transport has not sent yet is known from how much it still holds: it sends in order. Which events a
-subscription wants is not known here.
+An event is encoded once, by whoever has it, and shared by all subscribers until it is sent; here it gets its frame,
+of pieces. What is not sent yet is known from how much is still held: it is sent in order. Which events a subscription
+wants is not known here.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _SUFFIX: Final = b"}}\n"
 
 
 class Outlet:
-    """The transport as sinks see it, and how many bytes of events it has not sent yet."""
+    """The connection as sinks see it, and how many bytes of events it has not sent yet; `write` takes pieces."""
 
-    def __init__(self, write: Callable[[bytes], object], unsent: Callable[[], int], limit: int = UNSENT_EVENTS) -> None:
+    def __init__(self, write: Callable[..., object], unsent: Callable[[], int], limit: int = UNSENT_EVENTS) -> None:
         self._write = write
         self._unsent = unsent
         self._limit = limit
@@ -37,10 +37,12 @@ class Outlet:
         """Bytes of something else went to the transport."""
         self._written += size
 
-    def write_events(self, frames: bytes) -> None:
-        self._write(frames)
-        self._events.append((self._written, len(frames)))
-        self._held += len(frames)
+    def write_events(self, frames: Sequence[bytes]) -> None:
+        before = self._written
+        self._write(*frames)
+        size = self._written - before
+        self._events.append((self._written, size))
+        self._held += size
 
     @property
     def held(self) -> int:
@@ -160,7 +162,7 @@ class EventSink:
             parts += (prefix, event, _SUFFIX)
             self._cursor = cursor
         if parts:
-            self._outlet.write_events(b"".join(parts))
+            self._outlet.write_events(parts)
         return len(parts) // 3
 
     def _settle(self) -> None:
@@ -170,5 +172,5 @@ class EventSink:
 
     def _end_lagging(self) -> None:
         params = {"subscription": self.subscription, "cursor": self._cursor}
-        self._outlet.write_events(encode_call("event.lagged", params) + b"\n")
+        self._outlet.write_events([encode_call("event.lagged", params), b"\n"])
         self.close()

@@ -1,8 +1,8 @@
-"""Lets the calls that change something begin, of all connections together: so many in one turn of the loop.
+"""Lets those of a crowd through that do the same at the same moment: so many in one turn of the loop.
 
-A thousand clients that call at the same moment would else be served in one go, and whoever only looks at something
-would wait for all of them. The others follow in the next turns, in the order in which they came. What is called is not
-known here.
+A thousand clients that call something that changes things, or that read again, would else be served in one go, and
+whoever only looks at something would wait for all of them. The others follow in the next turns, in the order in which
+they came. What is done is not known here.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """A crowd that changes things goes through in turns; whoever looks does not stand behind it."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 
 from opusd.rpc.calls import Bounds
+from opusd.rpc.outflow import Outflow
 from opusd.rpc.turnstile import Turnstile
 from tests.rpc.fake import BOUND, Daemon
 
@@ -94,3 +96,45 @@ async def test_what_stands_in_line_when_its_connection_ends_is_done_if_it_change
         async with daemon.server_is_idle():
             assert daemon.server.connections == 1
             assert daemon.errors == []
+
+
+async def deaf(daemon):
+    """A subscriber that reads nothing until all that may be held for it is."""
+    peer = await daemon.peer()
+    peer.call("s", "events.subscribe", since=0)
+    await peer.line()
+    peer.reader._transport.pause_reading()
+    sink, cursor = daemon.commands.sinks[-1], 0
+    while not sink.closed:
+        cursor += 1
+        sink(cursor, b'{"pad":"%s"}' % (b"x" * 5000))
+        if cursor % 10 == 0:
+            async with daemon.server_is_idle():
+                pass
+    return peer
+
+
+async def test_who_read_again_all_at_once_are_sent_more_in_turns(tmp_path, monkeypatch):
+    loop, turn, ticking, served = asyncio.get_running_loop(), [0], [None], Counter()
+    flush = Outflow.flush
+
+    def tick():
+        turn[0] += 1
+        ticking[0] = loop.call_soon(tick)
+
+    def counted(outflow, **options):
+        served[turn[0]] += 1
+        flush(outflow, **options)
+
+    async with Daemon(tmp_path / "s", Bounds(takers=1)) as daemon:
+        crowd = [await deaf(daemon) for _ in range(20)]
+        monkeypatch.setattr(Outflow, "flush", counted)
+        tick()
+        for peer in crowd:
+            peer.reader._transport.resume_reading()
+        for peer in crowd:
+            while (await peer.line())["method"] != "event.lagged":
+                pass
+        ticking[0].cancel()
+        assert sum(served.values()) >= 20
+        assert max(served.values()) <= 2

@@ -174,7 +174,8 @@ class Wire:
         self._held = b""
         connection.wires.append(self)
 
-    def _write(self, frames: bytes) -> None:
+    def _write(self, *pieces: bytes) -> None:
+        frames = b"".join(pieces)
         self.outlet.note(len(frames))
         if not self._held:
             chance = self._listener.chance
