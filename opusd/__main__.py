@@ -54,10 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _refuse(str(error), _CONFIG_ERROR)
 
-    def logs(config: Config) -> bool:
+    def logs(config: Config) -> frozenset[str]:
         level = arguments.log_level or config.log.level
         log.configure(level=level, form=arguments.log_format or config.log.format, now=SystemClock().now)
-        return bool(level == "debug")
+        return log.written(level)
 
     if arguments.check:
         what = f"{path}: ok" if path.exists() else f"{path} does not exist: the defaults hold"

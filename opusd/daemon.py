@@ -77,7 +77,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     socket: Path
     load: Callable[[], Config]
     umask: int | None = None  # of the agents
-    logs: Callable[[Config], bool] = lambda _: False  # sets up the log; whether records of level debug are written
+    logs: Callable[[Config], frozenset[str]] = lambda _: frozenset({"info", "warning", "error"})
+    """Sets up the log; the levels that are written."""
 
 
 class Daemon:
@@ -92,7 +93,7 @@ class Daemon:
         clock: Clock | None = None,
         supervisor: Supervisor | None = None,
     ) -> None:
-        self._verbose = settings.logs(config)
+        self._levels = settings.logs(config)
         self._settings = settings
         self._config = config
         self._log = log
@@ -290,11 +291,12 @@ class Daemon:
         self._feed.released(changes, events)
         self._waits.released(changes)
         self._notifier.released(events)
+        if "info" not in self._levels:
+            return
         for event in events:
-            if event.kind.startswith("daemon."):
-                continue  # said with its particulars where it happens
-            if event.kind not in _QUIET_KINDS or self._verbose:
-                self._log(event.kind, level="debug" if event.kind in _QUIET_KINDS else "info", **_about_event(event))
+            level = "debug" if event.kind in _QUIET_KINDS else "info"
+            if level in self._levels and not event.kind.startswith("daemon."):  # said in full where it happens
+                self._log(event.kind, level=level, **_about_event(event))
 
     def _report(self, report: Any) -> None:
         self._engine.report(report)
@@ -336,7 +338,7 @@ class Daemon:
         self._intake.configure(policies=config.retry, env_secret=config.security.env_secret)
         self._notifier.configure(config.notifications)
         self._schedules.configure()
-        self._verbose = self._settings.logs(config)
+        self._levels = self._settings.logs(config)
         self._engine.poke()
         self._log("config.reloaded")
 

@@ -29,6 +29,11 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 Record = MutableMapping[str, Any]
 
 
+def written(level: str) -> frozenset[str]:
+    """The levels that are written when this is the lowest."""
+    return frozenset(name for name, rank in _LEVELS.items() if rank >= _LEVELS[level])
+
+
 def configure(*, level: str, form: Literal["text", "json"], now: Callable[[], int], stream: int = 2) -> None:
     """From now on records of `level` and above go to the descriptor `stream`; may be called again.
 

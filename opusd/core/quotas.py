@@ -75,8 +75,10 @@ class Accounts:
 
     def count(self, job: Job, by: int) -> None:
         """So many more jobs like this one."""
+        if self._none:
+            return
         counted = self.queued if job.status is Status.QUEUED else self.running if job.status in ALIVE else None
-        if counted is not None and not self._none:
+        if counted is not None:
             for account in self.of(job):
                 counted[account] += by
 

@@ -120,10 +120,7 @@ class State:
         assert self.jobs.get(job.id) is old, f"job {job.id} is not what this change begins with"
         if old is not None and old.status is Status.QUEUED:
             self.lanes[old.terms.agent].remove(self.rank_key(old))
-        if old is not None and (
-            new is None or old.status is not new.status or old.terms is not new.terms or old.run is not new.run
-        ):
-            self._count(old, -1)
+        self._recount(old, new)
         if new is None:
             del self.jobs[job.id]
             if after is not None:
@@ -134,21 +131,23 @@ class State:
             self._index(job, add=new is not None)
         if before is None or after is None:
             self._grow(job, 1 if before is None else -1)
-        if (old.edges if old else ()) is not (new.edges if new else ()) or _blocked(old) is not _blocked(new):
-            self._link(old, new)
-            self.inheritance.change(old, new, self.jobs.get)
-        elif new is not None and old is not None and new.edges and old.terms is not new.terms:
-            self.inheritance.change(old, new, self.jobs.get)
+        if job.edges or (old is not None and old.edges):
+            self._relink(old, new)
         if new is None:
             self._forget_tree(job.root)
             return
         if new.status is Status.QUEUED:
             self.lane(new.terms.agent).push(self.rank_key(new), self.signature(new))
-        if old is None or old.status is not new.status or old.terms is not new.terms or old.run is not new.run:
-            self._count(new, 1)
-        if new.status in ALIVE:
+        if new.run is not None and new.status in ALIVE:
             self._runs(new)
         self._timers.remind(old, new)
+
+    def _relink(self, old: Job | None, new: Job | None) -> None:
+        if (old.edges if old else ()) is not (new.edges if new else ()) or _blocked(old) is not _blocked(new):
+            self._link(old, new)
+            self.inheritance.change(old, new, self.jobs.get)
+        elif new is not None and old is not None and new.edges and old.terms is not new.terms:
+            self.inheritance.change(old, new, self.jobs.get)
 
     def _add(self, job: Job) -> None:
         """`apply` of a job that is not there, which is what most changes are."""
@@ -334,23 +333,46 @@ class State:
         lane.remove(rank_key(job, self.limits.points, old))
         lane.push(rank_key(job, self.limits.points, new), self.signature(job))
 
+    def _recount(self, old: Job | None, new: Job | None) -> None:
+        """What is counted of the one is counted of the other now."""
+        if old is None or new is None or old.terms is not new.terms:
+            if old is not None:
+                self._count(old, -1)
+            if new is not None:
+                self._count(new, 1)
+        elif old.status is not new.status or old.run is not new.run:
+            self.statuses[old.status] -= 1
+            self.statuses[new.status] += 1
+            self.accounts.count(old, -1)
+            self.accounts.count(new, 1)
+            if old.status in ALIVE and new.status not in ALIVE:
+                self._stops(old)
+            elif new.status in ALIVE and old.status not in ALIVE:
+                self._starts(new)
+
     def _count(self, job: Job, by: int) -> None:
         terms = job.terms
         self.statuses[job.status] += by
         self.tiers[terms.tier] += by
         self.agents[terms.agent] += by
         self.accounts.count(job, by)
-        if job.status not in ALIVE:
-            return
-        if by > 0:
-            self._runs(job)
-        else:
-            del self.running[job.id]
-            self.pushed.pop(job.id, None)
-        for name, amount in terms.needs:
-            self.held_needs[name] += by * amount
-        if by < 0:
-            self.woke(job)
+        if job.status in ALIVE:
+            if by > 0:
+                self._starts(job)
+            else:
+                self._stops(job)
+
+    def _starts(self, job: Job) -> None:
+        self._runs(job)
+        for name, amount in job.terms.needs:
+            self.held_needs[name] += amount
+
+    def _stops(self, job: Job) -> None:
+        del self.running[job.id]
+        self.pushed.pop(job.id, None)
+        for name, amount in job.terms.needs:
+            self.held_needs[name] -= amount
+        self.woke(job)
 
     def _runs(self, job: Job) -> None:
         self.running[job.id] = job
@@ -359,9 +381,10 @@ class State:
 
     def woke(self, job: Job) -> None:
         """What this job held is free: jobs that lack it are looked at again."""
-        names = [f"need:{name}" for name, _ in job.terms.needs]
-        for name in [*names, *(f"quota:{account}" for account in self.accounts.of(job))]:
-            self.wake(name)
+        for name, _ in job.terms.needs:
+            self.wake(f"need:{name}")
+        for account in self.accounts.of(job):
+            self.wake(f"quota:{account}")
 
     def wake(self, name: str) -> None:
         for lane in self.lanes.values():
