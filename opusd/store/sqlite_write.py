@@ -20,37 +20,21 @@ _STATE: Final = "version, status, queued_at, run_at, due_at, started_at, attempt
 
 
 class Values(NamedTuple):
-    """SQL around a list of rows; `width` is how many columns each has."""
+    """An INSERT or REPLACE up to its rows; `width` is how many columns each has."""
 
     before: str
     width: int
-    after: str = ""
 
 
 @lru_cache(maxsize=256)
 def text_of(sql: Values, count: int) -> str:
     """The statement for so many rows."""
     row = f"({', '.join('?' * sql.width)})"
-    return f"{sql.before} VALUES {', '.join([row] * count)}{sql.after}"
+    return f"{sql.before} VALUES {', '.join([row] * count)}"
 
 
 def _into(table: str, columns: str, verb: str = "INSERT") -> Values:
-    return Values(f"{verb} INTO {table} ({columns})", _width(columns))
-
-
-def _set(columns: str) -> Values:
-    """Change these columns of jobs; the id and the version that it must have come last."""
-    width = _width(columns)
-    settings = ", ".join(f"{column.strip()} = new.column{at}" for at, column in enumerate(columns.split(","), 1))
-    return Values(
-        f"UPDATE jobs SET {settings} FROM (",
-        width + 2,
-        f") AS new WHERE jobs.id = new.column{width + 1} AND jobs.version = new.column{width + 2}",
-    )
-
-
-def _width(columns: str) -> int:
-    return columns.count(",") + 1
+    return Values(f"{verb} INTO {table} ({columns})", columns.count(",") + 1)
 
 
 def _settings(columns: str) -> str:
@@ -59,8 +43,8 @@ def _settings(columns: str) -> str:
 
 INSERT_JOB: Final = _into("jobs", f"id, created_at, key, parent, ancestors, {_STATE}, completed_at, {TERMS_COLUMNS}")
 # Without completed_at SQLite leaves the index over it alone.
-UPDATE_STATE: Final = _set(_STATE)
-UPDATE_END: Final = _set(f"{_STATE}, completed_at")
+UPDATE_STATE: Final = f"UPDATE jobs SET {_settings(_STATE)} WHERE id = ? AND version = ?"
+UPDATE_END: Final = f"UPDATE jobs SET {_settings(_STATE)}, completed_at = ? WHERE id = ? AND version = ?"
 UPDATE_TERMS: Final = f"UPDATE jobs SET {_settings(TERMS_COLUMNS)} WHERE id = ?"
 INSERT_SPEC: Final = _into("specs", f"{rows.SPEC_COLUMNS}, job")
 UPDATE_SPEC: Final = f"UPDATE specs SET {_settings(rows.SPEC_COLUMNS)} WHERE job = ?"
