@@ -6,10 +6,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from opusd.core.job import Change
-    from opusd.store.base import Snapshot
+    from opusd.store.base import Forgotten, Snapshot
 
 
 class Tally:
@@ -33,9 +33,12 @@ class Tally:
                 self.attempts[row.agent] += 1
                 self.succeeded[row.agent] += row.failure is None
 
-    def forgotten(self, finals: Mapping[str, int]) -> None:
-        """So many jobs of each final status are gone from the registry."""
-        self.finals.subtract(finals)
+    def forgotten(self, gone: Forgotten) -> None:
+        """These are no longer in the registry, and a restart would not find them."""
+        self.finals.subtract(gone.finals)
+        for agent, (ended, good) in gone.attempts.items():
+            self.attempts[agent] -= ended
+            self.succeeded[agent] -= good
 
     def success_rate(self, agent: str) -> float | None:
         ended = self.attempts[agent]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from opusd.core.decision import Decision
     from opusd.dispatcher.desk import Desk, Session
     from opusd.dispatcher.workdirs import Workdirs
+    from opusd.store.base import Forgotten
 
 _AT_ONCE: Final = 500
 _ID: Final = re.compile(r"[1-9]\d{0,11}", re.ASCII)
@@ -35,8 +36,8 @@ _ID: Final = re.compile(r"[1-9]\d{0,11}", re.ASCII)
 class Upkeep:
     """`finished` and `history` are microseconds or None (never); `every` is seconds.
 
-    `forgotten` is told how many jobs of each final status have left the registry. A pruned job's worktree goes with the
-    rest when there is no work in it.
+    `forgotten` is told what has left the registry. A pruned job's worktree goes with the rest when there is no work in
+    it.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Upkeep:
         history: int | None,
         every: float,
         log: Callable[..., None],
-        forgotten: Callable[[dict[str, int]], None] = lambda _: None,
+        forgotten: Callable[[Forgotten], None] = lambda _: None,
     ) -> None:
         self._desk = desk
         self._runs = runs
@@ -178,7 +179,7 @@ class Upkeep:
             count += len(jobs)
         if self._history is not None:
             while gone := await self._desk.store.forget(now - self._history, _AT_ONCE):
-                self._forgotten(gone.finals)
+                self._forgotten(gone)
                 count += len(gone)
         if count:
             self._log("retention.pruned", jobs=count)

@@ -73,10 +73,11 @@ class Snapshot(msgspec.Struct):
 
 
 class Forgotten(msgspec.Struct, frozen=True):
-    """What is gone for good: jobs by their final status, and events."""
+    """What is gone for good: jobs by their final status, with their attempts, and events."""
 
     finals: dict[str, int] = {}
     events: int = 0
+    attempts: dict[str, tuple[int, int]] = {}  # as in Snapshot
 
     def __len__(self) -> int:
         return sum(self.finals.values()) + self.events

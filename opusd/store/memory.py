@@ -30,7 +30,7 @@ from opusd.store.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 _encode: Final = msgspec.json.encode
@@ -115,12 +115,13 @@ class MemoryStore:
 
     async def forget(self, before: int, limit: int) -> Forgotten:
         tables = self._open().copy()
-        ended = [record for record in tables.records() if record.pruned and _ended_before(record.job, before)]
+        past = [record for record in tables.records() if record.pruned and _ended_before(record.job, before)]
         awaited = _awaited(tables)
-        jobs = [record.job for record in sorted(ended, key=_by_end) if record.job.id not in awaited][:limit]
-        for id_ in [job.id for job in jobs]:
-            del tables.jobs[id_]
-            tables.attempts.pop(id_, None)
+        jobs = [record.job for record in sorted(past, key=_by_end) if record.job.id not in awaited][:limit]
+        ended = _ended(tables, [job.id for job in jobs])
+        for job in jobs:
+            del tables.jobs[job.id]
+            tables.attempts.pop(job.id, None)
         gone = 0
         for event in _events(tables)[:-1]:
             if event.time >= before or len(jobs) + gone == limit:
@@ -128,7 +129,7 @@ class MemoryStore:
             del tables.events[event.cursor]
             gone += 1
         self._tables = tables
-        return Forgotten(dict(Counter(job.status.value for job in jobs)), gone)
+        return Forgotten(dict(Counter(job.status.value for job in jobs)), gone, ended)
 
     # --- reading ------------------------------------------------------------------------------------
 
@@ -137,13 +138,7 @@ class MemoryStore:
         jobs = [record.job for record in tables.records() if not record.job.final]
         settings = {name: msgspec.json.decode(value) for name, value in tables.settings.items()}
         finals = Counter(record.job.status.value for record in tables.records() if record.job.final)
-        ended: dict[str, tuple[int, int]] = {}
-        for row in (
-            msgspec.json.decode(row, type=Attempt) for some in tables.attempts.values() for row in some.values()
-        ):
-            if row.ended_at is not None:
-                all_, good = ended.get(row.agent, (0, 0))
-                ended[row.agent] = (all_ + 1, good + (row.failure is None))
+        ended = _ended(tables, tables.attempts)
         return Snapshot(jobs, tables.last_job, max(tables.events, default=0), settings, dict(finals), ended)
 
     async def records(self, ids: Sequence[int]) -> list[Record]:
@@ -339,6 +334,17 @@ def _with_dependents(tables: _Tables, records: list[Record]) -> list[Record]:
 def _awaited(tables: _Tables) -> set[int]:
     """The jobs that an unfinished one has an edge to."""
     return {edge.upstream for head in tables.heads() if not head.job.final for edge in head.job.edges}
+
+
+def _ended(tables: _Tables, jobs: Iterable[int]) -> dict[str, tuple[int, int]]:
+    """By agent: the attempts of these jobs that have ended, and of which succeeded."""
+    ended: dict[str, tuple[int, int]] = {}
+    for row in (one for job in jobs for one in tables.attempts.get(job, {}).values()):
+        attempt = msgspec.json.decode(row, type=Attempt)
+        if attempt.ended_at is not None:
+            all_, good = ended.get(attempt.agent, (0, 0))
+            ended[attempt.agent] = (all_ + 1, good + (attempt.failure is None))
+    return ended
 
 
 def _ended_before(job: Job, before: int) -> bool:

@@ -251,8 +251,10 @@ class SqliteStore:
     async def forget(self, before: int, limit: int) -> Forgotten:
         jobs = await _read(self._scan, sqlite_query.FORGETTABLE, [before, limit])
         [(events, below)] = await _read(self._scan, sqlite_query.FORGETTABLE_EVENTS, [before, limit - len(jobs)])
-        await self._write(sqlite_write.forget([job for job, _ in jobs], below if events else 0))
-        return Forgotten(dict(Counter(status for _, status in jobs)), int(events))
+        ids = [job for job, _ in jobs]
+        ended = _by_agent(await _read(self._scan, sqlite_query.ENDED_OF, [to_json(ids)]))
+        await self._write(sqlite_write.forget(ids, below if events else 0))
+        return Forgotten(dict(Counter(status for _, status in jobs)), int(events), ended)
 
     # --- reading ------------------------------------------------------------------------------------
 
@@ -287,9 +289,7 @@ class SqliteStore:
         settings = {name: from_json(value) for name, value in await _read(self._scan, sqlite_query.LOAD_SETTINGS)}
         [(last_job, last_event)] = await _read(self._scan, sqlite_query.LAST_IDS)
         finals = {str(status): int(count) for status, count in await _read(self._scan, sqlite_query.FINALS)}
-        ended = {
-            str(agent): (int(all_), int(good)) for agent, all_, good in await _read(self._scan, sqlite_query.ENDED)
-        }
+        ended = _by_agent(await _read(self._scan, sqlite_query.ENDED))
         return Snapshot(jobs, last_job, last_event, settings, finals, ended)
 
     async def records(self, ids: Sequence[int]) -> list[Record]:
@@ -354,6 +354,11 @@ class SqliteStore:
             raise Conflict(f"{error.filename} is there already: a backup never overwrites") from error
         except (OSError, sqlite3.Error) as error:
             raise StorageUnavailable(f"no backup at {path}: {error}") from error
+
+
+def _by_agent(rows: Iterable[Row]) -> dict[str, tuple[int, int]]:
+    """Attempts that have ended, and of which succeeded."""
+    return {str(agent): (int(all_), int(good)) for agent, all_, good in rows}
 
 
 def _copy(source: Path, partial: Path, target: Path) -> None:

@@ -41,7 +41,9 @@ SELECT ifnull((SELECT seq FROM sqlite_sequence WHERE name = 'jobs'), 0), ifnull(
 """
 # By the index: with IS NOT NULL SQLite reads all rows, the unfinished too.
 FINALS: Final = "SELECT status, count(*) FROM jobs WHERE completed_at > -1 GROUP BY status"
-ENDED: Final = "SELECT agent, count(*), sum(failure IS NULL) FROM attempts WHERE ended_at IS NOT NULL GROUP BY agent"
+_ENDED: Final = "SELECT agent, count(*), sum(failure IS NULL) FROM attempts WHERE ended_at IS NOT NULL"
+ENDED: Final = f"{_ENDED} GROUP BY agent"
+ENDED_OF: Final = f"{_ENDED} AND job {_AMONG} GROUP BY agent"
 BY_KEY: Final = f"""
 SELECT key, id, digest FROM jobs CROSS JOIN specs ON specs.job = jobs.id WHERE pruned = 0 AND key {_AMONG}
 """

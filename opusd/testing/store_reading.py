@@ -171,8 +171,10 @@ class Reading:
 
     async def test_forgetting_removes_old_pruned_jobs_and_the_oldest_events(self, store: Store) -> None:
         dead = [job(number, Status.FAILED, ancestors=tuple(range(1, number))) for number in (1, 2, 3)]
-        attempt = Attempt(job=2, agent="exec", run=run())
+        attempt = Attempt(job=2, agent="exec", run=run(), ended_at=START)
+        under_way = Attempt(job=1, agent="claude", run=run())
         changes = [born(one, event=event(one.id, one.id)) for one in dead]
+        changes[0] = msgspec.structs.replace(changes[0], attempt=under_way)
         changes[1] = msgspec.structs.replace(changes[1], attempt=attempt)
         young = Event(cursor=4, time=START * 2, kind="daemon.started")
         late = [event(5), event(6)]
@@ -181,7 +183,7 @@ class Reading:
         assert await store.forget(START + 1000, 1) == Forgotten({"failed": 1})
         assert await store.tree_size(1) == 2
         assert await ids_of(store) == [3, 2]
-        assert await store.forget(START + 1000, 3) == Forgotten({"failed": 1}, events=2)
+        assert await store.forget(START + 1000, 3) == Forgotten({"failed": 1}, events=2, attempts={"exec": (1, 1)})
         assert (await ids_of(store), await store.attempts(2)) == ([3], [])
         assert await store.oldest_event() == 3
         assert await store.forget(START + 1000, 10) == Forgotten(events=1)

@@ -107,7 +107,7 @@ async def test_the_first_thing_is_to_sweep_what_a_crash_left_of_pruned_jobs(engi
     assert sorted(entry.name for entry in runs.iterdir()) == ["0", "01", "2", "3", "4", "mine"]
 
 
-async def test_what_is_forgotten_is_told_by_status(engines, tmp_path):
+async def test_what_is_forgotten_is_told(engines, tmp_path):
     told = []
     await engines.begin(dispatch=False)
     for _ in range(2):
@@ -125,4 +125,4 @@ async def test_what_is_forgotten_is_told_by_status(engines, tmp_path):
     )
     engines.clock.advance(1)
     await upkeep.once()
-    assert told[0] == {"cancelled": 2}
+    assert told[0].finals == {"cancelled": 2}
