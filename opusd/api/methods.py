@@ -180,7 +180,8 @@ JOB_PRUNE = Method(
     p.JobPrune,
     r.Pruned,
     "Remove prompt, payload, result and output of final jobs, and free their keys. "
-    "Never what an unfinished job waits for.",
+    "Never what an unfinished job waits for. 500 go together: when some are pruned and the next ones can't be, the "
+    "error says so, and how many in `data.pruned`.",
     "write",
     _CHANGE,
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from opusd.api import results
 from opusd.core.access import require_person
-from opusd.core.errors import Conflict, InvalidParams, StorageUnavailable
+from opusd.core.errors import Conflict, InvalidParams, OpusError, StorageUnavailable
 from opusd.core.lifecycle import FINAL
 from opusd.core.times import from_rfc3339
 from opusd.dispatcher import worktrees
@@ -83,10 +83,16 @@ class Upkeep:
             left = []
             for at in range(0, len(jobs), _AT_ONCE):
                 some = jobs[at : at + _AT_ONCE]
-                if params.dry_run:
-                    left += await self._prune_worktrees(some, dry_run=True)
-                else:
-                    left += await self._prune(some, session.caller.actor, command=True)
+                try:
+                    if params.dry_run:
+                        left += await self._prune_worktrees(some, dry_run=True)
+                    else:
+                        left += await self._prune(some, session.caller.actor, command=True)
+                except OpusError as error:
+                    if not at or params.dry_run:
+                        raise
+                    message = f"{at} of {len(jobs)} jobs are pruned; for the others: {error.message}"
+                    raise type(error)(message, **error.data, pruned=at) from error
         return results.Pruned(jobs=jobs, worktrees=left, dry_run=params.dry_run)
 
     async def _prunable(self, ref: int | str) -> int:

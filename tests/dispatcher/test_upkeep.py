@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from opusd.api import params as p
 from opusd.core.errors import StorageUnavailable
 from opusd.dispatcher.upkeep import Upkeep
 from opusd.store.base import CommitFailed
@@ -11,6 +12,12 @@ from tests.core.world import PERSON
 from tests.dispatcher.bench import BOUND, cancelling, turns
 
 DAY = 86_400_000_000
+
+
+class Session:
+    def __init__(self):
+        self.caller = PERSON
+        self.turn = asyncio.Lock()
 
 
 @pytest.fixture
@@ -105,6 +112,44 @@ async def test_the_first_thing_is_to_sweep_what_a_crash_left_of_pruned_jobs(engi
     await engines.writer.command(lambda decision: decision.pruned.append((1, False)), PERSON.actor)
     await upkeep.sweep()
     assert sorted(entry.name for entry in runs.iterdir()) == ["0", "01", "2", "3", "4", "mine"]
+
+
+async def ended(engines, folder, count):
+    """What prunes, and so many jobs that are cancelled."""
+    for _ in range(count):
+        await engines.submit()
+        await engines.writer.command(cancelling(engines.state.last_job), PERSON.actor)
+    return Upkeep(engines.desk, folder, engines.workdirs, finished=None, history=None, every=60.0, log=engines.say)
+
+
+async def test_a_prune_that_fails_midway_says_what_was_pruned_and_the_rest_can_be_asked_for_again(
+    engines, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("opusd.dispatcher.upkeep._AT_ONCE", 2)
+    await engines.begin(dispatch=False)
+    upkeep = await ended(engines, tmp_path, 5)
+    written = len(engines.store.written)
+    engines.store.hold()
+    pruning = asyncio.create_task(upkeep.job_prune(Session(), p.JobPrune(ids=[1, 2, 3, 4, 5])))
+    engines.store.let()
+    await engines.store.came(written + 2)
+    engines.store.fail_next = [CommitFailed("disk full")]
+    engines.store.open_door()
+    with pytest.raises(StorageUnavailable, match="2 of 5 jobs are pruned; for the others: .*disk full") as refused:
+        await pruning
+    assert refused.value.data["pruned"] == 2
+    assert await engines.store.unpruned([1, 2, 3, 4, 5]) == {3, 4, 5}
+    await engines.recovers(0.25)
+    assert (await upkeep.job_prune(Session(), p.JobPrune(ids=[1, 2, 3, 4, 5]))).jobs == [1, 2, 3, 4, 5]
+    assert await engines.store.unpruned([1, 2, 3, 4, 5]) == set()
+
+
+async def test_a_prune_that_fails_at_once_says_that_nothing_was_changed(engines, tmp_path):
+    await engines.begin(dispatch=False)
+    upkeep = await ended(engines, tmp_path, 1)
+    engines.store.fail_next = [CommitFailed("disk full")]
+    with pytest.raises(StorageUnavailable, match=r"^the registry can't be written: disk full; nothing was changed"):
+        await upkeep.job_prune(Session(), p.JobPrune(ids=[1]))
 
 
 async def test_what_is_forgotten_is_told(engines, tmp_path):
