@@ -140,6 +140,7 @@ async def test_a_prune_that_fails_midway_says_what_was_pruned_and_the_rest_can_b
     assert refused.value.data["pruned"] == 2
     assert await engines.store.unpruned([1, 2, 3, 4, 5]) == {3, 4, 5}
     await engines.recovers(0.25)
+    await engines.said("storage.available")
     assert (await upkeep.job_prune(Session(), p.JobPrune(ids=[1, 2, 3, 4, 5]))).jobs == [1, 2, 3, 4, 5]
     assert await engines.store.unpruned([1, 2, 3, 4, 5]) == set()
 
