@@ -103,7 +103,6 @@ class Daemon:
         self._runs = settings.state_dir / "runs"
         self._machine = Machine(settings.state_dir)
         self._store: Store = SqliteStore(settings.state_dir / "opusd.db")
-        self._tally: Tally | None = None
         self._feed = Feed(0)
         self._waits = Waits()
 
@@ -143,23 +142,27 @@ class Daemon:
         gc.set_threshold(20_000, 20, 100)
 
     def _build(self, snapshot: Snapshot, seen: int, pool: AgentPool) -> None:
-        config, settings = self._config, self._settings
-        self._state = state = State(config.limits())
-        state.load(snapshot.jobs)
-        state.last_job, state.last_event = snapshot.last_job, snapshot.last_event
-        _restore(state, snapshot.settings)
-        state.timeline = timekeeping.restore(snapshot.settings, seen)
+        self._pool = pool
+        self._state = _remembered(self._config, snapshot, seen)
         self._tally = Tally(snapshot)
+        self._roll = Roll(self._state)
+        self._build_engine()
+        self._build_rooms(snapshot)
+        self._build_server(pool)
+
+    def _build_engine(self) -> None:
+        """What decides, writes and launches, and the desk before it."""
+        settings = self._settings
         self._launching = Launching(
             base=dict(os.environ),
             socket=str(settings.socket),
             zone=self._clock.zone,
             umask=settings.umask,
-            **launch_values(config),
+            **launch_values(self._config),
         )
-        self._workdirs = Workdirs(Worktrees(settings.state_dir / "worktrees", os.environ), state, self._store)
+        self._workdirs = Workdirs(Worktrees(settings.state_dir / "worktrees", os.environ), self._state, self._store)
         self._engine = Engine(
-            state,
+            self._state,
             self._store,
             self._clock,
             prepare=self._launching.prepare,
@@ -169,12 +172,19 @@ class Daemon:
             log=self._log,
             room=self._machine.room,
         )
+        self._desk = Desk(self._engine)
+
+    def _build_rooms(self, snapshot: Snapshot) -> None:
+        """What lives beside the engine: it hears of what happens, or makes things happen in time."""
+        config, desk, writer = self._config, self._desk, self._engine.writer
         self._feed.cursor = snapshot.last_event
-        self._desk = desk = Desk(self._engine)
         self._feed.attach(desk)
+        self._waits.attach(desk)
+        self._hearing = Hearing(desk, self._feed)
+        self._engine.hearing = self._hearing.heard
         self._notifier = Notifier(
             self._store,
-            self._engine.writer,
+            writer,
             self._clock,
             send=Sender(os.environ, self._clock, self._log).send,
             log=self._log,
@@ -182,21 +192,11 @@ class Daemon:
             cursor=snapshot.last_event,
         )
         self._notifier.configure(config.notifications)
-        hearing = Hearing(desk, self._feed)
-        self._engine.hearing = hearing.heard
-        self._roll = Roll(state)
-        self._waits.attach(desk)
         self._intake = Intake(
             policies=config.retry, env_secret=config.security.env_secret, home=os.environ.get("HOME", "/")
         )
-        self._schedules = Schedules(
-            self._engine.writer,
-            Entrance(desk, self._intake),
-            self._clock,
-            log=self._log,
-            settings=snapshot.settings,
-        )
-        reads = ReadVerbs(desk, self._tally, pool.read_output, self._waits.begun)
+        entrance = Entrance(desk, self._intake)
+        self._schedules = Schedules(writer, entrance, self._clock, log=self._log, settings=snapshot.settings)
         self._upkeep = Upkeep(
             desk,
             self._runs,
@@ -205,12 +205,17 @@ class Daemon:
             log=self._log,
             **retention_values(config),
         )
+
+    def _build_server(self, pool: AgentPool) -> None:
+        """Who answers which method, and who may ask."""
+        desk = self._desk
+        reads = ReadVerbs(desk, self._tally, pool.read_output, self._waits.begun)
         rooms = [
             JobVerbs(desk, self._intake),
             AnswerVerbs(desk),
             reads,
             SteeringVerbs(desk, reads, self._waits),
-            WorkerVerbs(desk, hearing, self._roll),
+            WorkerVerbs(desk, self._hearing, self._roll),
             self._waits,
             self._feed,
             self._upkeep,
@@ -219,20 +224,19 @@ class Daemon:
             ScheduleVerbs(desk, self._schedules),
             SystemVerbs(desk, self._waits, about=self._about, reload=self._reload, stop=self.stop),
         ]
-        alive = Attempts(state)
+        alive = Attempts(self._state)
         callers = Callers(
             attempt_of=pool.attempt_of,
             held_by=self._roll.held_by,
             attempt_by_id=alive.by_id,
             attempt_by_token=alive.by_token,
         )
-        self._pool = pool
         self._server = RpcServer(
             offer(rooms),
             identify=callers.identify,
             lower=callers.lower,
             on_error=self._on_error,
-            **connection_values(config),
+            **connection_values(self._config),
         )
 
     async def _serve(self, stack: AsyncExitStack, pool: AgentPool) -> None:
@@ -284,7 +288,6 @@ class Daemon:
     # --- what the parts tell each other -------------------------------------------------------------
 
     def _released(self, changes: list[Change], events: list[Event]) -> None:
-        assert self._tally is not None
         self._tally.released(changes)
         self._desk.released(changes)
         self._roll.released(changes)
@@ -364,12 +367,17 @@ class Daemon:
             self._supervisor.alive()
 
 
-def _restore(state: State, kept: dict[str, Any]) -> None:
-    """What people and providers said of the queue as a whole."""
+def _remembered(config: Config, snapshot: Snapshot, seen: int) -> State:
+    """The registry in memory, with what people and providers said of the queue as a whole."""
+    state, kept = State(config.limits()), snapshot.settings
+    state.load(snapshot.jobs)
+    state.last_job, state.last_event = snapshot.last_job, snapshot.last_event
     state.cooling = cooling.restore(kept)
     state.days = budgets.restore(kept)
     state.pauses = Pauses(kept.get("paused", ()))
     sizes.restore(state, kept)
+    state.timeline = timekeeping.restore(kept, seen)
+    return state
 
 
 def _about_event(event: Event) -> dict[str, Any]:

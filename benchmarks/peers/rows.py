@@ -52,73 +52,60 @@ def _loaded(subject: Subject, _: float) -> float:
     return float(subject.ask("work", QUEUED, True)[0])
 
 
+def _line(
+    key: str,
+    title: str,
+    subjects: tuple[str, ...],
+    ask: Callable[[Subject, float], float],
+    targets: tuple[Target, ...],
+) -> Line:
+    return Line(Row(key, title, "jobs/s", targets), subjects, ask)
+
+
 def lines() -> list[Line]:
     every = ("opusd", "beanstalkd", "huey", *REDIS, "procrastinate", "limits")
     return [
-        Line(
-            Row(
-                "one",
-                "one client, submit and wait for the reply",
-                "jobs/s",
-                (Target(0.6, ("beanstalkd",)), Target(1.5, ("saq",)), Target(2.5, ("procrastinate",))),
-            ),
+        _line(
+            "one",
+            "one client, submit and wait for the reply",
             every,
             _rate("submit"),
+            (Target(0.6, ("beanstalkd",)), Target(1.5, ("saq",)), Target(2.5, ("procrastinate",))),
         ),
-        Line(
-            Row(
-                "eight",
-                "8 such clients",
-                "jobs/s",
-                (Target(2, ("beanstalkd",)), Target(1.5, REDIS, EVERY_REDIS)),
-            ),
+        _line(
+            "eight",
+            "8 such clients",
             every,
             _rate("submit_eight"),
+            (Target(2, ("beanstalkd",)), Target(1.5, REDIS, EVERY_REDIS)),
         ),
-        Line(
-            Row(
-                "flight",
-                "one client, 64 in flight",
-                "jobs/s",
-                (Target(7, ("beanstalkd",)), Target(1, ("sqlite",))),
-            ),
+        _line(
+            "flight",
+            "one client, 64 in flight",
             ("opusd", "beanstalkd", "sqlite", "limits"),
             _flight,
+            (Target(7, ("beanstalkd",)), Target(1, ("sqlite",))),
         ),
-        Line(
-            Row(
-                "batch",
-                "batches of 100 (submit_batch, enqueue_many, batch_defer)",
-                "jobs/s",
-                (Target(4, ("rq",)), Target(4, ("procrastinate",))),
-            ),
+        _line(
+            "batch",
+            "batches of 100 (submit_batch, enqueue_many, batch_defer)",
             ("opusd", "rq", "procrastinate"),
             _rate("batch"),
+            (Target(4, ("rq",)), Target(4, ("procrastinate",))),
         ),
-        Line(
-            Row(
-                "work",
-                "10,000 queued: claim and complete, one worker, 32 slots",
-                "jobs/s",
-                (
-                    Target(4, ("beanstalkd",)),
-                    Target(4, ("huey",)),
-                    Target(7, ("saq",)),
-                    Target(25, ("procrastinate",)),
-                ),
-            ),
+        _line(
+            "work",
+            "10,000 queued: claim and complete, one worker, 32 slots",
             ("opusd", "beanstalkd", "huey", "saq", "procrastinate"),
             _work,
+            (Target(4, ("beanstalkd",)), Target(4, ("huey",)), Target(7, ("saq",)), Target(25, ("procrastinate",))),
         ),
-        Line(
-            Row(
-                "loaded",
-                "the same while 64 submits are in flight",
-                "jobs/s",
-                (Target(3, ("beanstalkd",), "beanstalkd without them", "work"),),
-            ),
+        _line(
+            "loaded",
+            "the same while 64 submits are in flight",
             ("opusd", "beanstalkd"),
             _loaded,
+            (Target(3, ("beanstalkd",), "beanstalkd without them", "work"),),
         ),
     ]
 

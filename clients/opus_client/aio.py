@@ -21,7 +21,7 @@ from opus_client.wire import (
     typed,
 )
 from opusd.api.framing import LINE_LIMIT
-from opusd.api.methods import Method
+from opusd.api.method import Method
 
 P = TypeVar("P")
 R = TypeVar("R")

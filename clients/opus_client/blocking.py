@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 from opus_client.wire import SUBSCRIBE, ConnectionLost, Incoming, Lagged, decode, encode, socket_path, typed
 from opusd.api.framing import LINE_LIMIT
-from opusd.api.methods import Method
+from opusd.api.method import Method
 
 P = TypeVar("P")
 R = TypeVar("R")

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from opusd.api.framing import LINE_LIMIT, encode_call
-from opusd.api.methods import Method
+from opusd.api.method import Method
 
 R = TypeVar("R")
 

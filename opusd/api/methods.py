@@ -6,12 +6,11 @@ daemon's commands do not offer is answered with -32601, so the table may be ahea
 
 from __future__ import annotations
 
-from typing import Any, Final, Generic, Literal, TypeVar
-
-import msgspec
+from typing import Any, Final
 
 from opusd.api import params as p
 from opusd.api import results as r
+from opusd.api.method import Method
 from opusd.api.types import Job
 from opusd.core.errors import (
     Conflict,
@@ -20,44 +19,12 @@ from opusd.core.errors import (
     InvalidParams,
     LeaseLost,
     NotFound,
-    OpusError,
     QueueFull,
     QuotaExceeded,
     RequestCancelled,
     ShuttingDown,
     StorageUnavailable,
 )
-
-PROTOCOL: Final = 1
-"""The version of the protocol; `system.hello` refuses a client that does not speak it."""
-
-P = TypeVar("P")
-R = TypeVar("R")
-
-
-class Method(msgspec.Struct, Generic[P, R], frozen=True):
-    """`name` with one struct of parameters and one result.
-
-    kind: "read" changes nothing; "write" changes the registry or the daemon and is never cut short;
-    "stream" lives as long as its connection. A `waits` call may be cancelled while it waits.
-    `group_result` is what comes when a group was named instead of one job.
-    """
-
-    name: str
-    params: type[P]
-    result: type[R]
-    doc: str
-    kind: Literal["read", "write", "stream"] = "read"
-    errors: tuple[type[OpusError], ...] = ()
-    waits: bool = False
-    since: str = "0.1"
-    group_result: type[Any] | None = None
-
-    @property
-    def verb(self) -> str:
-        """The name of the coroutine that answers it: `job_submit`."""
-        return self.name.replace(".", "_")
-
 
 _WRITE: Final = (InvalidParams, Forbidden, ShuttingDown, StorageUnavailable)
 _CHANGE: Final = (*_WRITE, NotFound, Conflict)

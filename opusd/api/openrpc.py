@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from opusd import __version__
-from opusd.api.methods import METHODS, Method
+from opusd.api.method import Method
+from opusd.api.methods import METHODS
 from opusd.core.errors import OpusError
 
 

@@ -13,7 +13,8 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
-from opusd.api.methods import METHODS, PROTOCOL, Method
+from opusd.api.method import PROTOCOL, Method
+from opusd.api.methods import METHODS
 from opusd.api.openrpc import document
 from opusd.api.params import EventsUnsubscribe, JobSubmitBatch, RpcDiscover, SystemHello, SystemPing
 from opusd.api.results import Done, Hello
