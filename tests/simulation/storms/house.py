@@ -240,6 +240,7 @@ class House:
         stack.enter_context(patch("opusd.dispatcher.workdirs.started", lambda *_: idle))
         for name, value in {"_PAGE": 7, "_TOGETHER": 2, "_TURN": 6, "_BEHIND": 12}.items():
             stack.enter_context(patch.object(feed, name, value))
+        stack.enter_context(patch("opusd.dispatcher.tokens._drawn", []))
         for module in ("opusd.dispatcher.tokens", "opusd.observers.outbox"):
             stack.enter_context(patch(f"{module}.secrets", SimpleNamespace(token_hex=self._mint)))
         return stack
@@ -260,7 +261,9 @@ class House:
         return Sent(ok=self.chance.random() < 0.7, message="no answer")
 
     def _mint(self, size: int) -> str:
-        return f"{next(self._minted):0{size}x}" * 2
+        """As many digits as asked for; no two of the numbers in them are the same."""
+        width = min(size, 32)
+        return "".join(f"{next(self._minted):0{width}x}" * 2 for _ in range(size // width))
 
     def _say(self, event: str, level: str = "info", **fields: Any) -> None:
         self.log[event] = self.log.get(event, 0) + 1
