@@ -25,11 +25,12 @@ _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_prctl = ctypes.CDLL(None).prctl  # found once, in the launcher, and not by each shim and agent
 
 
 def prctl(option: int, argument: int | bytes) -> None:
     """Change something about this process; a kernel that can't is left as it is."""
-    _libc.prctl(option, argument, 0, 0, 0)
+    _prctl(option, argument, 0, 0, 0)
 
 
 def monotonic_seconds() -> float:
@@ -48,6 +49,7 @@ def boot_id() -> str:
         return file.read(100).decode().strip()
 
 
+@cache
 def pid_namespace() -> int:
     """The pid namespace in which our pids mean something."""
     return os.stat("/proc/self/ns/pid").st_ino
@@ -56,10 +58,15 @@ def pid_namespace() -> int:
 def parent_and_start(pid: int) -> tuple[int, int] | None:
     """The parent of a process and its start time in clock ticks since boot; None when it is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            stat = file.read(1024)
+        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        stat = os.read(file, 1024)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
     fields = stat[stat.rfind(b")") + 2 :].split()
     return (int(fields[1]), int(fields[19])) if len(fields) > 19 else None
 

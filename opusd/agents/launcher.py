@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import marshal
 import os
 import socket
 import struct
@@ -19,8 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from opusd.agents.shim import LAUNCH
+
 _PROGRAM = Path(__file__).with_name("launcher_main.py")
-_LENGTHS = struct.Struct("!II")
+_LENGTH = struct.Struct("!I")
 _READ_BYTES = 1 << 16
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4)
 
@@ -74,11 +77,12 @@ class Launcher:
     def send(self, message: Message, body: bytes = b"") -> None:
         """Ask for something; a launcher that died unnoticed answers with `gone`."""
         assert self._socket is not None
-        header = json.dumps(message).encode()
-        if not self._unsent:
-            asyncio.get_running_loop().add_writer(self._socket.fileno(), self._write)
-        self._unsent.append(memoryview(_LENGTHS.pack(len(header), len(body)) + header + body))
-        self._write()
+        header = marshal.dumps(message)
+        lengths = LAUNCH.pack(len(header), len(body), message["job"], message["attempt"])
+        waits = bool(self._unsent)
+        self._unsent.append(memoryview(lengths + header + body))
+        if not waits and not self._write():
+            asyncio.get_running_loop().add_writer(self._socket.fileno(), self._write_on)
 
     def pump(self) -> None:
         """Take in all that the launcher has said by now."""
@@ -113,23 +117,26 @@ class Launcher:
         await asyncio.get_running_loop().run_in_executor(None, _wait, process)
 
     def _parse(self) -> None:
-        while len(self._received) >= _LENGTHS.size:
-            header, body = _LENGTHS.unpack_from(self._received)
-            end = _LENGTHS.size + header + body
+        while len(self._received) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._received)[0]
             if len(self._received) < end:
                 return
-            message: Message = json.loads(self._received[_LENGTHS.size : _LENGTHS.size + header])
+            message: Message = json.loads(self._received[_LENGTH.size : end])
             del self._received[:end]
             self._heard(message, self._handles.popleft() if "started" in message and self._handles else None)
 
-    def _write(self) -> None:
-        if self._socket is None:
-            return
+    def _write_on(self) -> None:
+        if self._socket is not None and self._write():
+            asyncio.get_running_loop().remove_writer(self._socket.fileno())
+
+    def _write(self) -> bool:
+        """Whether nothing is left to be sent."""
+        assert self._socket is not None
         while self._unsent:
             try:
                 sent = self._socket.send(self._unsent[0])
             except BlockingIOError:
-                return
+                return False
             except OSError:  # the reader sees the end of it
                 self._unsent.clear()
                 break
@@ -137,7 +144,7 @@ class Launcher:
                 self._unsent.popleft()
             else:
                 self._unsent[0] = self._unsent[0][sent:]
-        asyncio.get_running_loop().remove_writer(self._socket.fileno())
+        return True
 
     def _forget(self) -> None:
         process, self._process = self._process, None

@@ -4,13 +4,14 @@ Runs as `python -I -S launcher_main.py` with the socket as stdin; standard libra
 `shim`, `shim_spawn` and `kernel`, single-threaded. It ends when the daemon's end of the socket closes; its shims
 live on.
 
-Frames, both ways: two lengths (`!II`), a JSON object, raw bytes. Launches come in with the agent's stdin as
-bytes. Out go `{ready}`, `{started, start, job, attempt}` with the shim's pidfd, `{refused, ...}` with an errno,
-and `{reaped, status}`.
+A launch comes in as `shim.LAUNCH` (two lengths, job, attempt), a marshalled dict, and the agent's stdin; the shim alone
+reads it. Out go JSON objects, each with its length before it (`!I`): `{ready}`, `{started, start, job, attempt}` with
+the shim's pidfd, `{refused, job, attempt}` with an errno, and `{reaped, status}`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import importlib
 import json
@@ -26,24 +27,57 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from opusd.agents import kernel, shim
+    from opusd.agents import kernel, shim, shim_spawn
 else:  # a package of these few files alone, found beside this one; opusd itself is out of reach
     sys.modules["small"] = types.ModuleType("small")
     sys.modules["small"].__path__ = [os.path.dirname(os.path.abspath(__file__))]
     kernel = importlib.import_module("small.kernel")
     shim = importlib.import_module("small.shim")
+    shim_spawn = importlib.import_module("small.shim_spawn")
 
-_LENGTHS = struct.Struct("!II")
-_HELD_BACK = (signal.SIGTERM, signal.SIGUSR1)
+_LENGTH = struct.Struct("!I")
+_REST_SECONDS = 0.003  # from a launch to the making of the next spare
+_NO_ROOM_SECONDS = 1.0  # until one is tried again
+_HELD_BACK = shim.SIGNALS
+
+
+class Untold:
+    """A shim that waits at its pipe to be told what it is for; when the pipe ends without a word, it ends."""
+
+    def __init__(self, pid: int, pidfd: int, pipe: int) -> None:
+        seen = kernel.parent_and_start(pid)
+        self.pid = pid
+        self.start = seen[1] if seen else 0
+        self.pidfd = pidfd
+        self._pipe = pipe
+        self.holds = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)  # with more than that we would wait for a shim
+
+    def tell(self, word: bytes) -> None:
+        """Let it begin."""
+        try:
+            os.write(self._pipe, word)
+        except BrokenPipeError:
+            pass  # somebody ended it already
+        os.close(self._pipe)
+
+    def dismiss(self) -> None:
+        """Let it end."""
+        os.close(self._pipe)
 
 
 class Launches:
-    """The daemon's requests as they arrive, and the shims that are not reaped yet."""
+    """The daemon's requests as they arrive, and the shims that are not reaped yet.
+
+    While nothing is asked for, one more shim waits: a fork and what comes after it are half of the time that it takes
+    until an agent runs. It is made a little after a launch, so as not to take the processor from the one that begins.
+    """
 
     def __init__(self, daemon: socket.socket) -> None:
         self._daemon = daemon
         self._buffer = bytearray()
         self._shims: dict[int, int] = {}  # pidfd -> pid
+        self._spare: Untold | None = None
+        self._spare_at = 0.0
         self._poll = select.poll()
         self._poll.register(daemon.fileno(), select.POLLIN)
 
@@ -51,31 +85,60 @@ class Launches:
         """Until the daemon is gone."""
         self._say({"ready": os.getpid()})
         while True:
-            for file, _ in self._poll.poll():
+            for file, _ in self._poll.poll(self._patience()):
                 if file in self._shims:
                     self._reap(file)
                 elif not self._listen():
+                    self._end_spare()
                     return
+
+    def _patience(self) -> float | None:
+        """Milliseconds until there is to be a spare; None: there is one."""
+        now = kernel.monotonic_seconds()
+        if self._spare is None and now >= self._spare_at:
+            try:
+                self._spare = self._fork(None)
+            except OSError:
+                self._spare_at = now + _NO_ROOM_SECONDS
+        return None if self._spare is not None else (self._spare_at - now) * 1000
+
+    def _end_spare(self) -> None:
+        if self._spare is not None:
+            self._spare.dismiss()
+            os.waitpid(self._spare.pid, 0)
 
     def _listen(self) -> bool:
         received = self._daemon.recv(1 << 18)
         if not received:
             return False
         self._buffer += received
-        while len(self._buffer) >= _LENGTHS.size:
-            header, body = _LENGTHS.unpack_from(self._buffer)
-            end = _LENGTHS.size + header + body
+        while len(self._buffer) >= shim.LAUNCH.size:
+            header, body, job, attempt = shim.LAUNCH.unpack_from(self._buffer)
+            end = shim.LAUNCH.size + header + body
             if len(self._buffer) < end:
                 break
-            launch = json.loads(self._buffer[_LENGTHS.size : _LENGTHS.size + header])
-            stdin = bytes(self._buffer[_LENGTHS.size + header : end]) if launch["has_stdin"] else None
+            launch = bytes(self._buffer[:end])
             del self._buffer[:end]
-            self._fork(launch, stdin)
+            self._launch({"job": job, "attempt": attempt}, launch)
         return True
 
-    def _fork(self, launch: dict[str, Any], stdin: bytes | None) -> None:
-        """A shim that waits for `go`: it begins after the daemon can know of it, or, when we die here, never."""
-        names = {"job": launch["job"], "attempt": launch["attempt"]}
+    def _launch(self, names: dict[str, int], launch: bytes) -> None:
+        """The shim is told after the daemon can know of it: it begins then, or, when we die before that, never."""
+        if self._spare is not None and len(launch) <= self._spare.holds:
+            chosen, word = self._spare, launch
+            self._spare = None
+        else:
+            try:
+                chosen, word = self._fork(launch), b"begin"
+            except OSError as error:
+                self._say({"refused": error.errno, **names})
+                return
+        self._say({"started": chosen.pid, "start": chosen.start, **names}, chosen.pidfd)
+        chosen.tell(word)
+        self._spare_at = kernel.monotonic_seconds() + _REST_SECONDS
+
+    def _fork(self, launch: bytes | None) -> Untold:
+        """A shim that has its launch, or is told it later."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)  # a shim is not to die of what comes before it listens
         opened: list[int] = []
         pid = 0
@@ -85,39 +148,36 @@ class Launches:
             if pid == 0:
                 os.closerange(3, opened[0])
                 os.closerange(opened[0] + 1, 1 << 16)
-                shim.run(launch, stdin, opened[0])
-            handle = os.pidfd_open(pid)
-        except OSError as error:
+                shim.run(opened[0], launch)
+            pidfd = os.pidfd_open(pid)
+        except OSError:
             while opened:
                 os.close(opened.pop())
             if pid:
-                os.waitpid(pid, 0)  # it ends, for it was never told to go
-            self._say({"refused": error.errno, **names})
-            return
+                os.waitpid(pid, 0)  # it ends, for it was never told anything
+            raise
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
-        seen = kernel.parent_and_start(pid)
-        self._say({"started": pid, "start": seen[1] if seen else 0, **names}, handle)
-        self._shims[handle] = pid
-        self._poll.register(handle, select.POLLIN)
-        try:
-            os.write(opened[1], b"g")
-        except BrokenPipeError:
-            pass  # somebody ended the shim already
-        finally:
-            while opened:
-                os.close(opened.pop())
+        os.close(opened[0])
+        self._poll.register(pidfd, select.POLLIN)
+        self._shims[pidfd] = pid
+        return Untold(pid, pidfd, opened[1])
 
-    def _reap(self, handle: int) -> None:
-        self._poll.unregister(handle)
-        pid = self._shims.pop(handle)
-        os.close(handle)
+    def _reap(self, pidfd: int) -> None:
+        self._poll.unregister(pidfd)
+        pid = self._shims.pop(pidfd)
+        os.close(pidfd)
         _, status = os.waitpid(pid, 0)
+        if self._spare is not None and self._spare.pid == pid:  # somebody ended it
+            self._spare.dismiss()
+            self._spare = None
+            self._spare_at = kernel.monotonic_seconds() + _NO_ROOM_SECONDS
+            return
         self._say({"reaped": pid, "status": os.waitstatus_to_exitcode(status)})
 
     def _say(self, message: dict[str, Any], handle: int | None = None) -> None:
         header = json.dumps(message).encode()
-        frame = _LENGTHS.pack(len(header), 0) + header
+        frame = _LENGTH.pack(len(header)) + header
         sent = socket.send_fds(self._daemon, [frame], [] if handle is None else [handle])
         if sent < len(frame):
             self._daemon.sendall(frame[sent:])
@@ -130,7 +190,9 @@ def main() -> int:
     os.dup2(null, 1)
     os.close(null)
     os.chdir("/")
-    kernel.boot_id()  # known to all shims
+    kernel.boot_id()  # known to all shims, as is
+    kernel.pid_namespace()
+    shim_spawn.stop_ignoring()
     gc.collect()
     gc.freeze()  # pages that no collection touches stay shared with the shims
     gc.disable()

@@ -11,9 +11,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import marshal
 import math
 import os
 import signal
+import struct
 import traceback
 
 from .kernel import (
@@ -30,12 +32,13 @@ from .kernel import (
     punch_hole,
     signal_verified,
 )
-from .shim_spawn import NotStarted, spawn
+from .shim_spawn import NotStarted, limit_files, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
+LAUNCH = struct.Struct("!IIQQ")  # lengths of the marshalled dict and of stdin, which follow; job, attempt
 EXIT_CLAIMED = 75  # somebody else has claimed the attempt: nothing was launched
 EXIT_CANNOT = 73  # the folder can't be written: nothing was launched
 EXIT_BROKEN = 70  # a fault in this program
@@ -46,7 +49,8 @@ SWEEP_SECONDS = 0.02  # between rounds over what is left; longer and longer whil
 RECORD_BYTES = 512  # set aside at the start, so that a full disk can't swallow the record of the end
 RECORD_PATIENCE = 60.0
 
-_SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1})
+SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1})
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 def claim(folder: str, record: dict[str, Any]) -> int | None:
@@ -57,10 +61,10 @@ def claim(folder: str, record: dict[str, Any]) -> int | None:
     """
     own = f"{folder}/.started.{os.getpid()}"
     try:
+        file = os.open(own, _NEW, 0o600)
+    except FileExistsError:
         os.unlink(own)  # may be a second name of somebody's `started`, so it is never opened
-    except FileNotFoundError:
-        pass
-    file = os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        file = os.open(own, _NEW, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(file, json.dumps(record).encode() + b"\n")
@@ -131,12 +135,13 @@ class Keeper:
         self._asked = False  # somebody wants the attempt to end
         self._told: set[tuple[int, int]] = set()
         self._round = SWEEP_SECONDS
-        self._look_at = 0.0
+        self._look_at = monotonic_seconds() + QUIET_SECONDS
         self._late = False
         deadline = launch["deadline_s"]
         self._deadline = None if deadline is None else monotonic_seconds() + deadline
-        with open(f"{folder}/exit.new", "wb") as file:
-            file.write(b" " * RECORD_BYTES)
+        room = os.open(f"{folder}/exit.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        os.write(room, b" " * RECORD_BYTES)
+        os.close(room)
 
     def start_agent(self, stdin: bytes | None) -> None:
         """Start the agent, or record why it can't be."""
@@ -180,7 +185,7 @@ class Keeper:
 
     def _born(self, pid: int) -> None:
         seen = parent_and_start(pid)
-        os.write(self._started, json.dumps({"agent": [pid, seen[1] if seen else 0]}).encode() + b"\n")
+        os.write(self._started, b'{"agent": [%d, %d]}\n' % (pid, seen[1] if seen else 0))
 
     def keep(self) -> None:
         """Until no child is left and the end is on record."""
@@ -201,7 +206,7 @@ class Keeper:
                 pause = min(pause, self._sweep(now, self._kill_at))
             else:
                 pause = max(0.0, min(pause, self._overdue_at() - now))
-            heard = signal.sigtimedwait(_SIGNALS, pause)
+            heard = signal.sigtimedwait(SIGNALS, pause)
             if heard is not None and heard.si_signo == signal.SIGTERM:
                 self._heed_orders(monotonic_seconds(), told=True)
             elif heard is not None and heard.si_signo == signal.SIGUSR1:
@@ -307,20 +312,40 @@ class Keeper:
         return self._round if now >= kill_at else min(self._round, kill_at - now)
 
 
-def _live(launch: dict[str, Any], stdin: bytes | None, go: int) -> int:
-    if os.read(go, 1) != b"g":  # the launcher died before it could say that we exist
+def _told(word: int, frame: bytes | None) -> tuple[dict[str, Any], bytes | None] | None:
+    """The launch and its stdin, once the launcher has said that we exist; None when it died before that."""
+    heard = b""
+    while more := os.read(word, 1 << 16):
+        heard += more
+    os.close(word)
+    if frame is None:
+        frame = heard
+    if not heard or len(frame) < LAUNCH.size:
+        return None
+    header, body, _, _ = LAUNCH.unpack_from(frame)
+    end = LAUNCH.size + header
+    if len(frame) != end + body:
+        return None
+    launch = marshal.loads(frame[LAUNCH.size : end])  # noqa: S302 - our own daemon wrote it
+    return launch, frame[end:] if launch["has_stdin"] else None
+
+
+def _live(word: int, frame: bytes | None) -> int:
+    pid = os.getpid()
+    seen = parent_and_start(pid)
+    record = {"boot": boot_id(), "pid_namespace": pid_namespace(), "shim": [pid, seen[1] if seen else 0]}
+    told = _told(word, frame)
+    if told is None:
         return EXIT_CLAIMED
-    os.close(go)
+    launch, stdin = told
+    del told, frame
+    record["attempt_id"] = launch["attempt_id"]
     folder = launch["folder"]
-    seen = parent_and_start(os.getpid())
-    record = {
-        "attempt_id": launch["attempt_id"],
-        "boot": boot_id(),
-        "pid_namespace": pid_namespace(),
-        "shim": [os.getpid(), seen[1] if seen else 0],
-    }
     try:
-        os.makedirs(f"{folder}/out", 0o700, exist_ok=True)
+        try:
+            os.mkdir(f"{folder}/out", 0o700)
+        except FileExistsError:
+            pass
         started = claim(folder, record)
         if started is None:
             return EXIT_CLAIMED
@@ -342,15 +367,19 @@ def _live(launch: dict[str, Any], stdin: bytes | None, go: int) -> int:
     return 0
 
 
-def run(launch: dict[str, Any], stdin: bytes | None, go: int) -> NoReturn:
-    """The whole life of a shim, in a fork whose signals TERM and USR1 are blocked; `go` says when it may begin."""
+def run(word: int, frame: bytes | None) -> NoReturn:
+    """The whole life of a shim, in a fork in which SIGNALS are blocked.
+
+    What is ready for any attempt is done first. Then it waits for what comes from the pipe `word` until its end: the
+    launch's frame, or, when it has that already, any word at all.
+    """
     code = EXIT_BROKEN
     try:
         os.setsid()
         os.dup2(1, 2)  # the launcher's stderr is the daemon's, and may be a pipe that somebody waits to see closed
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        limit_files()
         prctl(PR_SET_CHILD_SUBREAPER, 1)
         prctl(PR_SET_NAME, b"opusd-shim")
-        code = _live(launch, stdin, go)
+        code = _live(word, frame)
     finally:
         os._exit(code)

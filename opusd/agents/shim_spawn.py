@@ -19,10 +19,36 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 DEFAULT_NOFILE = 1024  # the soft limit that programs expect; the daemon's own may be higher
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
+_OOM_SCORE = "/proc/self/oom_score_adj"
 
 
-_IGNORED = tuple(number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN)
-"""By Python, and what the launcher has inherited: looked at once there, for each start would take a tenth of a ms."""
+def spared() -> bool:
+    """Whether the kernel is told to end us sooner or later than others when memory is short."""
+    try:
+        with open(_OOM_SCORE, "rb", buffering=0) as file:
+            return file.read(16) != b"0\n"
+    except OSError:
+        return False
+
+
+_SPARED = spared()
+"""As it is of the launcher, which looks once for all."""
+
+
+def stop_ignoring() -> None:
+    """What Python ignores, and what the launcher was started with, is held back instead: nobody after it ignores it."""
+    ignored = [number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
+    signal.pthread_sigmask(signal.SIG_BLOCK, ignored)
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def limit_files() -> None:
+    """The soft limit on open files that programs expect: the shim's own, and so that of whatever it starts."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = DEFAULT_NOFILE if hard == resource.RLIM_INFINITY else min(DEFAULT_NOFILE, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class NotStarted(Exception):
@@ -47,13 +73,19 @@ def spawn(
         where = "stdin"
         feed = _feed(stdin)
         told, tell = os.pipe()
+        where = argv[0]
+        environment = {_bytes(name): _bytes(value) for name, value in launch["env"].items()}
+        whole = [_bytes(element) for element in prefix + argv]
+        if prefix:  # it would end with a code of its own where exec says ENOENT
+            _must_be_there(_places(_bytes(where), environment, workdir), workdir)
+        places = _places(whole[0], environment, workdir)
         where = "fork"
         keeper = os.getpid()
         pid = os.fork()
     except OSError as error:
         raise NotStarted(f"{error.errno} {where}: {os.strerror(error.errno or 0)}") from None
     if pid == 0:
-        _become(launch, argv, prefix, (feed, output, workdir), tell, keeper)
+        _become(launch, argv[0], (places, whole, environment), (feed, output, workdir, tell), keeper)
     for file in (tell, feed, workdir):
         os.close(file)
     born(pid)
@@ -83,27 +115,30 @@ def _feed(stdin: bytes | None) -> int:
 
 
 def _become(
-    launch: dict[str, Any], argv: list[str], prefix: list[str], files: tuple[int, int, int], tell: int, keeper: int
+    launch: dict[str, Any],
+    name: str,
+    program: tuple[list[bytes], list[bytes], dict[bytes, bytes]],
+    files: tuple[int, int, int, int],
+    keeper: int,
 ) -> NoReturn:
-    """In the fork of the shim: turn into the agent, or tell the shim `ERRNO WHAT` and end."""
+    """In the fork of the shim: turn into the agent, or tell the shim `ERRNO WHAT` and end.
+
+    What can be done before the fork is done there: here each object that is looked at is a page to copy.
+    """
     where = ""
+    stdin, output, workdir, tell = files
     try:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the agent never outlives its keeper
         if os.getppid() != keeper:  # which died before that
             os._exit(127)
         os.setsid()
-        stdin, output, workdir = files
         where = launch["workdir"]
         os.fchdir(workdir)
         for number, file in enumerate((stdin, output, output)):
             os.dup2(file, number)
-        where = argv[0]
+        where = name
         _reset(launch)
-        environment = {_bytes(name): _bytes(value) for name, value in launch["env"].items()}
-        if prefix:
-            _must_be_there(_bytes(argv[0]), environment)
-        whole = [_bytes(element) for element in prefix + argv]
-        os.execvpe(whole[0], whole, environment)  # noqa: S606 - that no shell is there is the point
+        _execute(*program)
     except OSError as error:
         os.write(tell, f"{error.errno} {where}: {os.strerror(error.errno or 0)}".encode("utf-8", "replace")[:400])
     except BaseException as error:  # noqa: BLE001 - the top of a process
@@ -114,16 +149,14 @@ def _become(
 
 def _reset(launch: dict[str, Any]) -> None:
     """What the daemon, the launcher and Python changed for themselves is no agent's business."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    soft = DEFAULT_NOFILE if hard == resource.RLIM_INFINITY else min(DEFAULT_NOFILE, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if launch["data_limit"] is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (launch["data_limit"], launch["data_limit"]))
-    try:
-        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
-            file.write(b"0")
-    except OSError:
-        pass  # it may not be lowered below what our parents were given
+    if _SPARED:
+        try:
+            with open(_OOM_SCORE, "wb", buffering=0) as file:
+                file.write(b"0")
+        except OSError:
+            pass  # it may not be lowered below what our parents were given
     if launch["nice"] is not None:
         try:
             os.setpriority(os.PRIO_PROCESS, 0, launch["nice"])
@@ -131,16 +164,31 @@ def _reset(launch: dict[str, Any]) -> None:
             pass
     if launch["umask"] is not None:
         os.umask(launch["umask"])
-    for number in _IGNORED:  # those that are caught are reset by exec
-        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def _must_be_there(program: bytes, environment: dict[bytes, bytes]) -> None:
-    """A program before the agent's would end with a code of its own where exec says ENOENT."""
+def _places(program: bytes, environment: dict[bytes, bytes], workdir: int) -> list[bytes]:
+    """Where a program is, as execvp looks for it; all places where it might be when it is nowhere."""
     if b"/" in program:
-        places = [program]
-    else:
-        places = [os.path.join(place, program) for place in environment.get(b"PATH", b"/bin:/usr/bin").split(b":")]
-    if not any(os.access(place, os.X_OK) for place in places):
+        return [program]
+    path = environment.get(b"PATH", b"/bin:/usr/bin").split(b":")
+    places = [folder + b"/" + program if folder else program for folder in path]
+    return [place for place in places if os.access(place, os.F_OK, dir_fd=workdir)] or places
+
+
+def _execute(places: list[bytes], argv: list[bytes], environment: dict[bytes, bytes]) -> None:
+    """Turn into the first that can be executed; the error of the first that is there and can't."""
+    failed: OSError | None = None
+    for place in places:
+        try:
+            os.execve(place, argv, environment)  # noqa: S606 - that no shell is there is the point
+        except OSError as error:
+            if failed is None or failed.errno in _NOT_THERE:
+                failed = error
+    if failed is not None:
+        raise failed
+
+
+def _must_be_there(places: list[bytes], workdir: int) -> None:
+    if not any(os.access(place, os.X_OK, dir_fd=workdir) for place in places):
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))

@@ -86,6 +86,20 @@ class Bench:
                 assert not chunk.eof or until in seen, seen
         return seen
 
+    async def spare(self) -> int:
+        """The shim that waits for the next launch."""
+        children = Path(f"/proc/{self.pool.launcher_pid}/task/{self.pool.launcher_pid}/children")
+        async with asyncio.timeout(20):
+            while len(found := children.read_text().split()) != 1:
+                await _pause()
+        return int(found[0])
+
+    async def reaped(self, pid: int) -> None:
+        """Wait until a process is gone for good."""
+        async with asyncio.timeout(20):
+            while Path(f"/proc/{pid}").exists():
+                await _pause()
+
     def place(self, job: int = 1, attempt: int = 1) -> Path:
         """The attempt's folder."""
         return self.runs / str(job) / str(attempt)
@@ -94,7 +108,7 @@ class Bench:
         """Wait for a file to appear."""
         async with asyncio.timeout(seconds):
             while not path.exists():
-                await asyncio.wait((asyncio.get_running_loop().create_future(),), timeout=0.005)
+                await _pause()
 
     def clean_up(self) -> None:
         """Kill whatever is left of all launches."""
@@ -102,3 +116,8 @@ class Bench:
             if (self.place(launch.job, launch.attempt) / "exit").exists():
                 continue  # its shim sweeps
             bury(Claim(), launch.attempt_id)
+
+
+async def _pause() -> None:
+    """Between two looks at what no event tells of."""
+    await asyncio.wait((asyncio.get_running_loop().create_future(),), timeout=0.005)

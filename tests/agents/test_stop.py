@@ -175,14 +175,19 @@ def pids_group() -> Path | None:
 async def test_when_no_process_can_be_made_the_attempt_is_a_spawn_failure_with_eagain(
     bench: Bench, room: int, who: str
 ) -> None:
-    """Room for the launcher alone, then for it and a shim, in a real cgroup: RLIMIT_NPROC does not bind root."""
+    """Room for the launcher alone, then for it and its spare, in a real cgroup: RLIMIT_NPROC does not bind root."""
     group = pids_group()
     if group is None:
         pytest.skip("no pids cgroup can be made here")
     root = group.parent / "cgroup.procs"
     try:
-        (group / "cgroup.procs").write_text(str(bench.pool.launcher_pid))
+        spare = await bench.spare()
+        for pid in (bench.pool.launcher_pid, spare):
+            (group / "cgroup.procs").write_text(str(pid))
         (group / "pids.max").write_text(str(room))
+        if room == 1:
+            os.kill(spare, signal.SIGKILL)
+            await bench.reaped(spare)
         bench.start("true")
         ended = await bench.ended()
         assert (ended.exit.kind, ended.exit.errno) == ("spawn", 11)

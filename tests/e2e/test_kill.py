@@ -154,6 +154,7 @@ def test_what_could_still_start_when_the_daemon_was_killed_never_runs_beside_a_s
         ("recvfrom", "launcher"),
         ("clone,fork,vfork,clone3", "launcher"),
         ("sendmsg", "launcher"),
+        ("write", "launcher"),
         ("execve", "shim"),
     ],
 )
@@ -162,7 +163,11 @@ def test_kill_9_in_the_very_system_call_that_commits_sends_forks_or_executes(bui
     marks = house.work / "marks"
     marks.touch()
     (launcher,) = house.children()
-    target = house.process.pid if when == "daemon" else launcher
+    (spare,) = house.until(lambda: house.children(launcher))
+    if "clone" in call:  # without one that waits, the launch itself is a fork
+        os.kill(spare, signal.SIGKILL)
+        house.until(lambda: not house.children(launcher))
+    target = {"daemon": house.process.pid, "launcher": launcher, "shim": spare}[when]
     inject = f"{call}:signal=SIGKILL:when=1"
     follow = ["-f"] if when in ("shim", "daemon") else []
     watch = ["-o", str(house.folder / "trace"), "-e", f"trace={call}", "-e", f"inject={inject}", "-p", str(target)]

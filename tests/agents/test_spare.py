@@ -1,0 +1,85 @@
+"""One shim more than there are attempts waits for the next launch: no attempt itself, and gone with its launcher."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from opusd.agents.spec import Started
+from opusd.testing.bench import Bench
+
+TOO_LONG_FOR_A_PIPE = b"x" * (1 << 17)
+
+
+async def over(pid: int) -> None:
+    """Until the process is gone, or nobody's but its parent's to reap."""
+    async with asyncio.timeout(10):
+        while Path(f"/proc/{pid}").exists() and state(pid) != "Z":
+            await asyncio.wait((asyncio.get_running_loop().create_future(),), timeout=0.005)
+
+
+def state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"
+
+
+async def test_the_shim_that_waits_is_the_next_attempts_and_another_waits_after_that(bench: Bench) -> None:
+    for job in (1, 2, 3):
+        spare = await bench.spare()
+        bench.start("sh", "-c", f"exit {job}", job=job)
+        assert (await bench.ended(job)).exit.code == job
+        assert (await bench.started(job)).shim_pid == spare
+
+
+async def test_more_launches_at_once_than_one_are_all_begun(bench: Bench) -> None:
+    spare = await bench.spare()
+    for job in range(1, 6):
+        bench.start("sh", "-c", f"exit {job}", job=job)
+    for job in range(1, 6):
+        assert (await bench.ended(job)).exit.code == job
+    shims = [report.shim_pid for report in bench.of(Started)]
+    assert shims[0] == spare
+    assert len(set(shims)) == 5
+
+
+async def test_a_launch_that_no_pipe_holds_gets_a_shim_of_its_own(bench: Bench) -> None:
+    spare = await bench.spare()
+    bench.start("wc", "-c", stdin=TOO_LONG_FOR_A_PIPE)
+    ended = await bench.ended()
+    assert (ended.exit.code, ended.output_tail.strip()) == (0, str(len(TOO_LONG_FOR_A_PIPE)))
+    assert (await bench.started()).shim_pid != spare == await bench.spare()
+
+
+@pytest.mark.parametrize("stdin", [b"", b"do it", TOO_LONG_FOR_A_PIPE[: 1 << 15]])
+async def test_what_the_agent_reads_comes_whole_through_the_pipe(bench: Bench, stdin: bytes) -> None:
+    await bench.spare()
+    bench.start("wc", "-c", stdin=stdin)
+    assert (await bench.ended()).output_tail.strip() == str(len(stdin))
+
+
+async def test_when_somebody_ends_the_shim_that_waits_the_next_attempt_has_one_all_the_same(bench: Bench) -> None:
+    spare = await bench.spare()
+    os.kill(spare, signal.SIGKILL)
+    await bench.reaped(spare)
+    bench.start("sh", "-c", "exit 7")
+    assert (await bench.ended()).exit.code == 7
+    assert await bench.spare() != spare
+
+
+async def test_the_shim_that_waits_ends_with_the_pool(bench: Bench) -> None:
+    spare = await bench.spare()
+    await bench.pool.close()
+    assert not Path(f"/proc/{spare}").exists()
+
+
+async def test_the_shim_that_waits_ends_with_a_launcher_that_is_killed(bench: Bench) -> None:
+    spare = await bench.spare()
+    assert bench.pool.launcher_pid is not None
+    os.kill(bench.pool.launcher_pid, signal.SIGKILL)
+    await over(spare)
