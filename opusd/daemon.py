@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from opusd.core.job import Change, Event
+    from opusd.core.limits import Limits
     from opusd.store.base import Snapshot, Store
 
 _CLOSE_SECONDS: Final = 5.0
@@ -143,7 +144,7 @@ class Daemon:
 
     def _build(self, snapshot: Snapshot, seen: int, pool: AgentPool) -> None:
         self._pool = pool
-        self._state = _remembered(self._config, snapshot, seen)
+        self._state = _remembered(self._config.limits(), snapshot, seen)
         self._tally = Tally(snapshot)
         self._roll = Roll(self._state)
         self._build_engine()
@@ -367,9 +368,9 @@ class Daemon:
             self._supervisor.alive()
 
 
-def _remembered(config: Config, snapshot: Snapshot, seen: int) -> State:
+def _remembered(limits: Limits, snapshot: Snapshot, seen: int) -> State:
     """The registry in memory, with what people and providers said of the queue as a whole."""
-    state, kept = State(config.limits()), snapshot.settings
+    state, kept = State(limits), snapshot.settings
     state.load(snapshot.jobs)
     state.last_job, state.last_event = snapshot.last_job, snapshot.last_event
     state.cooling = cooling.restore(kept)

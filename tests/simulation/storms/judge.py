@@ -14,7 +14,7 @@ from opusd import daemon
 from opusd.api import types as wire
 from opusd.api.methods import METHODS
 from opusd.api.results import Waited
-from opusd.core import scheduler, timekeeping
+from opusd.core import scheduler
 from opusd.core.errors import InternalError, LeaseLost, OpusError, ShuttingDown, StorageUnavailable
 from opusd.core.job import EdgeState
 from opusd.core.state import State
@@ -226,10 +226,7 @@ class Judge:
     def compare(self, state: State) -> None:
         """All of memory with what a start would make of the registry."""
         snapshot = at_once(self.disk.kept.load_active())
-        again = State(state.limits)
-        again.load(snapshot.jobs)
-        daemon._restore(again, snapshot.settings)
-        again.timeline = timekeeping.restore(snapshot.settings, state.timeline.seen)
+        again = daemon._remembered(state.limits, snapshot, state.timeline.seen)
         mine, fresh = state.shape(), again.shape()
         for name, value in fresh.items():
             assert mine[name] == value, f"memory's {name} is {mine[name]}, and on disk {value}"
