@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from opusd.core.access import Caller
     from opusd.core.decision import Decision
 
-Admitted = tuple[Snapshot | int, Spec | None]
+Admitted = tuple[Snapshot, Spec] | int
 """A new job and its Spec, which is not on disk yet; or the id of the key's job."""
 
 
@@ -70,7 +70,13 @@ class JobVerbs:
                 raise
             # A finished job took the key between our look at the registry and the commit: look again.
             admitted = await self._enter(session, sent, paths)
-        return await self._desk.eventually(partial(self._shown, admitted, full=full))
+        return [
+            # What is new is shown as it was decided: no read of the registry on the way of a submission.
+            results.Submitted(job=await self._known(one, full=full), created=False)
+            if isinstance(one, int)
+            else results.Submitted(job=view(*one, NOTHING, full=full), created=True)
+            for one in admitted
+        ]
 
     async def _enter(self, session: Session, sent: Sequence[wire.JobSpec], paths: list[str]) -> list[Admitted]:
         async with session.turn:
@@ -109,8 +115,7 @@ class JobVerbs:
         admitted = submit(decision, submissions, facts, caller)
         specs = {change.after.id: change.spec for change in decision.changes if change.spec is not None}
         return [
-            (snapshot(state, job, decision.now), specs[job.id]) if isinstance(job, Job) else (job, None)
-            for job, _ in admitted
+            (snapshot(state, job, decision.now), specs[job.id]) if isinstance(job, Job) else job for job, _ in admitted
         ]
 
     async def _inside(self, caller: Caller, submission: Submission, *, sent_cwd: bool) -> Submission:
@@ -133,16 +138,12 @@ class JobVerbs:
             raise Forbidden(message, path="$.cwd")
         return replace(submission, spec=replace(submission.spec, cwd=cwd))
 
-    async def _shown(self, admitted: list[Admitted], *, full: bool) -> list[results.Submitted]:
-        """What is new is shown as it was decided: no read of the registry on the way of a submission."""
-        shown = []
-        for one, spec in admitted:
-            if isinstance(one, Snapshot) and spec is not None:
-                shown.append(results.Submitted(job=view(one, spec, NOTHING, full=full), created=True))
-            elif isinstance(one, int):
-                [job] = await self._desk.show_all([await self._desk.look(one)], full=full)
-                shown.append(results.Submitted(job=job, created=False))
-        return shown
+    async def _known(self, number: int, *, full: bool) -> wire.Job:
+        async def look() -> wire.Job:
+            [job] = await self._desk.show_all([await self._desk.look(number)], full=full)
+            return job
+
+        return await self._desk.eventually(look)
 
     # --- steering ---------------------------------------------------------------------------------
 
