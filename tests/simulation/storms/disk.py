@@ -126,7 +126,7 @@ class Registry:
         self.busy += 1
         self._line.append((what, future))
         if len(self._line) == 1:
-            self._disk.loop.call_later(self._disk.delay(), self._work)
+            self._disk.loop.elsewhere(self._disk.delay(), self._work)
         return future
 
     def _work(self) -> None:
@@ -139,7 +139,7 @@ class Registry:
         except Exception as error:  # noqa: BLE001 - the caller's to hear
             tell = partial(_tell, future, None, error)
         late = disk.delay() if disk.happens(0.5) else 0.0
-        disk.loop.call_later(late, self._over, tell)
+        disk.loop.elsewhere(late, self._over, tell)
 
     def _done(self, what: Batch | Callable[[], Awaitable[Any]]) -> Any:
         disk, weather = self._disk, self._disk.weather
@@ -159,7 +159,7 @@ class Registry:
         self._line.popleft()
         self.busy -= 1
         if self._line:
-            self._disk.loop.call_later(self._disk.delay(), self._work)
+            self._disk.loop.elsewhere(self._disk.delay(), self._work)
         tell()
 
     # --- reading ------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ class Registry:
         disk = self._disk
         future = disk.loop.create_future()
         self.busy += 1
-        disk.loop.call_later(disk.delay(), _tell, future, None, None)
+        disk.loop.elsewhere(disk.delay(), _tell, future, None, None)
         try:
             await future
         finally:

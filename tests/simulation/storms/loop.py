@@ -1,7 +1,9 @@
 """An event loop without a kernel below it: time is a number, and all that is left to chance is left to the seed.
 
-Callbacks run in the order in which they were registered, as asyncio promises. A step is one callback. When none is
-ready, time jumps to the next timer; and now and then a step takes so long that timers come due while others wait.
+Callbacks run in the order in which they were registered, and timers in that of their times, as asyncio promises. What
+comes from elsewhere, another thread or the disk, it promises nothing of: of all that came in one step any may be first.
+A step is one callback. When none is ready, time jumps to the next timer; and now and then a step takes so long, or
+the jump is so far, that much comes due at once.
 Each daemon lives in a context of its own: when it is killed, nothing of that context ever runs again.
 """
 
@@ -25,7 +27,8 @@ LIFE: ContextVar[int] = ContextVar("life")
 """Which daemon a callback belongs to; 0: what goes on without one."""
 _SPINS = 20_000
 """More steps than this without time passing, and something spins."""
-_HELD_UP = 0.04
+_HELD_UP = (0.01, 0.04, 0.2)
+"""How often a step takes long, or the loop is woken late: one of these, for a whole storm."""
 _LONGEST_STEP = 5_000
 """Microseconds."""
 
@@ -51,8 +54,9 @@ class Loop(asyncio.AbstractEventLoop):
         self.failure: BaseException | None = None
         self.over: set[int] = set()
         self._chance = chance
+        self._held_up = chance.choice(_HELD_UP)
         self._ready: deque[asyncio.Handle] = deque()
-        self._timers: list[tuple[int, int, asyncio.Handle]] = []
+        self._timers: list[tuple[int, int, asyncio.Handle, bool]] = []  # the last: it comes from elsewhere
         self._order = count(1)
         self._spins = 0
 
@@ -83,9 +87,15 @@ class Loop(asyncio.AbstractEventLoop):
     def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:  # type: ignore[override]
         return self._remind(round(when * 1e6), callback, args, context)
 
-    def _remind(self, at: int, callback: Any, args: Any, context: Context | None) -> asyncio.TimerHandle:
+    def elsewhere(self, delay: float, callback: Callable[..., object], *args: Any) -> None:
+        """Another thread is done then, and says so by `call_soon_threadsafe`."""
+        self._remind(self.now + round(delay * 1e6), callback, args, None, elsewhere=True)
+
+    def _remind(
+        self, at: int, callback: Any, args: Any, context: Context | None, *, elsewhere: bool = False
+    ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(at / 1e6, callback, args, self, context)
-        heappush(self._timers, (at, next(self._order), handle))
+        heappush(self._timers, (at, next(self._order), handle, elsewhere))
         return handle
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
@@ -115,7 +125,7 @@ class Loop(asyncio.AbstractEventLoop):
             else:
                 _settle(future, found)
 
-        self.call_later(self._chance.random() * 0.003, work)
+        self.elsewhere(self._chance.random() * 0.003, work)
         return future
 
     def set_default_executor(self, executor: Any) -> None:
@@ -144,11 +154,11 @@ class Loop(asyncio.AbstractEventLoop):
     def step(self) -> None:
         """One callback, with whatever has to come before it; raises what failed in it."""
         while True:
-            if self._ready and self._chance.random() < _HELD_UP:
+            if self._ready and self._is_held_up():
                 self._be_held_up()
             while not self._ready:
                 self.quiet()
-                self._pass_time()
+                self._wait()
             handle = self._ready.popleft()
             if not handle.cancelled() and self._context(handle).get(LIFE, 0) not in self.over:
                 break
@@ -164,20 +174,34 @@ class Loop(asyncio.AbstractEventLoop):
     def _context(handle: asyncio.Handle) -> Context:
         return handle._context  # type: ignore[attr-defined,no-any-return]
 
-    def _be_held_up(self) -> None:
-        """This step takes until the next timer is due, if that is soon: whoever it wakes stands behind the others."""
-        if self._timers and self._timers[0][0] - self.now < _LONGEST_STEP:
-            self._pass_time()
+    def _is_held_up(self) -> bool:
+        return self._chance.random() < self._held_up
 
-    def _pass_time(self) -> None:
+    def _be_held_up(self) -> None:
+        """This step takes long: whoever is woken meanwhile stands behind the others."""
+        at = self.now + self._chance.randrange(_LONGEST_STEP)
+        if self._timers and self._timers[0][0] <= at:
+            self._pass_time(at)
+
+    def _wait(self) -> None:
         if not self._timers:
             raise AssertionError("nothing is left to happen")
-        at = self._timers[0][0]
-        if at > self.now:
-            self.now = at
+        late = self._chance.randrange(_LONGEST_STEP) if self._is_held_up() else 0  # others have the processor
+        self._pass_time(max(self.now, self._timers[0][0] + late))
+
+    def _pass_time(self, until: int) -> None:
+        """Timers come due in order; what comes from elsewhere meanwhile, in any."""
+        if until > self.now:
+            self.now = until
             self._spins = 0
+        due: list[asyncio.Handle] = []
+        arrived: list[asyncio.Handle] = []
         while self._timers and self._timers[0][0] <= self.now:
-            self._ready.append(heappop(self._timers)[2])
+            _, _, handle, elsewhere = heappop(self._timers)
+            (arrived if elsewhere else due).append(handle)
+        for handle in arrived:
+            due.insert(self._chance.randint(0, len(due)), handle)
+        self._ready += due
 
     def end(self, life: int) -> None:
         """What belongs to this daemon stops here: it is closed where it stands, and nobody sees what that does."""

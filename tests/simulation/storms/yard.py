@@ -222,7 +222,7 @@ class Pool:
         """Adopted, over meanwhile, or never begun: then it is seen to that it never will."""
         for job, attempt, attempt_id, _ in running:
             hop = self._yard.loop.create_future()
-            self._yard.loop.call_later(self._yard.chance.random() * 0.002, hop.set_result, None)
+            self._yard.loop.elsewhere(self._yard.chance.random() * 0.002, hop.set_result, None)
             await hop
             process = self._yard.processes.get((job, attempt))
             self._watched.add((job, attempt))
