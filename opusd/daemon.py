@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from opusd import memory
 from opusd.agents.pool import AgentPool
 from opusd.agents.worktree import Worktrees
 from opusd.clock import Clock, SystemClock
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from opusd.store.base import Snapshot, Store
 
 _CLOSE_SECONDS: Final = 5.0
+_GIVE_BACK_SECONDS: Final = 600.0
 _THREADS: Final = 4
 _POOL_NET: Final = 20_000
 """Above what pool.resize allows: only a scheduler that can't count ever meets it."""
@@ -199,12 +201,7 @@ class Daemon:
         entrance = Entrance(desk, self._intake)
         self._schedules = Schedules(writer, entrance, self._clock, log=self._log, settings=snapshot.settings)
         self._upkeep = Upkeep(
-            desk,
-            self._runs,
-            self._workdirs,
-            forgotten=self._tally.forgotten,
-            log=self._log,
-            **retention_values(config),
+            desk, self._runs, self._workdirs, forgotten=self._tally.forgotten, log=self._log, **retention_values(config)
         )
 
     def _build_server(self, pool: AgentPool) -> None:
@@ -255,7 +252,7 @@ class Daemon:
         writer.fact(lambda decision: decision.note("daemon.started", detail={"pid": os.getpid()}), "daemon")
         self._handle_signals(stack)
         parts: list[Coroutine[Any, Any, None]] = [engine.run(), self._upkeep.run(), self._notifier.run()]
-        parts.append(self._schedules.run())
+        parts += [self._schedules.run(), self._give_back()]
         if self._supervisor.watchdog is not None:
             parts.append(self._watchdog(self._supervisor.watchdog))
         tasks = [asyncio.create_task(part) for part in parts]
@@ -361,6 +358,11 @@ class Daemon:
         except OpusError as error:
             self._log("config.refused", level="error", message=error.message)
         self._supervisor.ready()
+
+    async def _give_back(self) -> None:
+        """What a crowd took and left; nothing asks for it while it waits, so now and then is enough."""
+        while not await self._clock.wait(self._stopping, _GIVE_BACK_SECONDS):
+            await asyncio.get_running_loop().run_in_executor(None, memory.give_back)
 
     async def _watchdog(self, seconds: float) -> None:
         """The loop itself says that it turns; a loop that hangs says nothing."""

@@ -39,6 +39,16 @@ def test_a_daemon_that_is_stopped_ends_well(quiet: Storm) -> None:
     assert exits(quiet) == {"stopped": 1}
 
 
+def test_a_daemon_gives_back_the_memory_that_is_free_now_and_then(
+    quiet: Storm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr("opusd.memory.give_back", lambda: given.append(quiet.loop.now))
+    while quiet.loop.now < 3_600_000_000:
+        quiet.loop.step()
+    assert 3 <= len(given) <= 6
+
+
 @pytest.mark.parametrize("stop", [True, False])
 def test_a_commit_of_which_nobody_knows_is_told_by_the_exit_also_of_a_daemon_that_is_stopped(
     quiet: Storm, stop: bool
