@@ -89,8 +89,9 @@ class Attempt:
                     signal.pidfd_send_signal(self.pidfd, number)
 
     def write_orders(self) -> bool:
-        """Whether the shim can read them now."""
+        """Whether the shim can read them now. The folder may not be there yet: the launcher makes it."""
         try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             (self.folder / "orders.new").write_text(json.dumps(self.orders), "ascii")
             (self.folder / "orders.new").rename(self.folder / "orders")
         except OSError:

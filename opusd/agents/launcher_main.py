@@ -6,7 +6,7 @@ live on.
 
 A launch comes in as `shim.LAUNCH` (two lengths, job, attempt), a marshalled dict, and the agent's stdin; the shim alone
 reads it. Out go JSON objects, each with its length before it (`!I`): `{ready}`, `{started, start, job, attempt}` with
-the shim's pidfd, `{refused, job, attempt}` with an errno, and `{reaped, status}`.
+the shim's pidfd, `{refused, why, job, attempt}` with an errno, and `{reaped, status}`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import fcntl
 import gc
 import importlib
 import json
+import marshal
 import os
 import select
 import signal
@@ -119,7 +120,13 @@ class Launches:
                 break
             launch = bytes(self._buffer[:end])
             del self._buffer[:end]
-            self._launch({"job": job, "attempt": attempt}, launch)
+            names = {"job": job, "attempt": attempt}
+            try:
+                make_folder(marshal.loads(launch[shim.LAUNCH.size :])["folder"])  # noqa: S302 - of our own daemon
+            except OSError as error:
+                self._say({"refused": error.errno, "why": "no folder for it", **names})
+            else:
+                self._launch(names, launch)
         return True
 
     def _launch(self, names: dict[str, int], launch: bytes) -> None:
@@ -131,7 +138,7 @@ class Launches:
             try:
                 chosen, word = self._fork(launch), b"begin"
             except OSError as error:
-                self._say({"refused": error.errno, **names})
+                self._say({"refused": error.errno, "why": "no process for it", **names})
                 return
         self._say({"started": chosen.pid, "start": chosen.start, **names}, chosen.pidfd)
         chosen.tell(word)
@@ -181,6 +188,20 @@ class Launches:
         sent = socket.send_fds(self._daemon, [frame], [] if handle is None else [handle])
         if sent < len(frame):
             self._daemon.sendall(frame[sent:])
+
+
+def make_folder(path: str) -> None:
+    """That of an attempt, in that of its job."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        try:
+            os.mkdir(os.path.dirname(path), 0o700)
+        except FileExistsError:
+            pass
+        os.mkdir(path, 0o700)
 
 
 def main() -> int:

@@ -97,9 +97,6 @@ class AgentPool:
         attempt = Attempt(key, launch.attempt_id, self._folder(key), Stage.LAUNCHING)
         self._attempts[key] = attempt
         try:
-            for folder in (attempt.folder.parent, attempt.folder, attempt.folder / "out"):
-                folder.mkdir(mode=0o700, exist_ok=True)
-            attempt.log.touch(mode=0o600)
             self._start_launcher()
             attempt.generation = self._generation
             self._launcher.send(self._message(launch, attempt.folder), launch.stdin or b"")
@@ -173,13 +170,13 @@ class AgentPool:
     def _message(self, launch: Launch, folder: Path) -> Message:
         """What the shim is to know; the two names in the environment are those that the pool itself relies on."""
         scope = self._scope if launch.memory_max is not None and "XDG_RUNTIME_DIR" in launch.env else None
-        units = [
-            machine.scope_unit(launch.job, launch.attempt, launch.attempt_id, verify=verify) for verify in (False, True)
-        ]
-        prefixes = [
-            machine.scope_argv(scope, unit, launch.memory_max) if scope and launch.memory_max else [] for unit in units
-        ]
-        names = {"OPUS_ATTEMPT_ID": launch.attempt_id, "OPUS_RESULT": str(folder / "out" / RESULT_NAME)}
+        units: list[str | None] = [None, None]
+        prefixes: list[list[str]] = [[], []]
+        if scope is not None and launch.memory_max is not None:
+            for number in (0, 1):
+                unit = machine.scope_unit(launch.job, launch.attempt, launch.attempt_id, verify=number == 1)
+                units[number], prefixes[number] = unit, machine.scope_argv(scope, unit, launch.memory_max)
+        names = {"OPUS_ATTEMPT_ID": launch.attempt_id, "OPUS_RESULT": f"{folder}/out/{RESULT_NAME}"}
         return {
             "job": launch.job,
             "attempt": launch.attempt,
@@ -187,7 +184,7 @@ class AgentPool:
             "folder": str(folder),
             "argv": launch.argv,
             "prefix": prefixes[0],
-            "scope": units[0] if scope else None,
+            "scope": units[0],
             "verify": launch.verify,
             "verify_any_exit": launch.verify_any_exit,
             "verify_prefix": prefixes[1],
@@ -222,7 +219,7 @@ class AgentPool:
             if handle is not None:
                 os.close(handle)
         elif "refused" in message:
-            self._refused(attempt, message["refused"], f"no process for it: {os.strerror(message['refused'])}")
+            self._refused(attempt, message["refused"], f"{message['why']}: {os.strerror(message['refused'])}")
         else:
             claimed = (message["started"], message["start"])
             self._began(attempt, claimed, handle if handle is not None else kernel.open_verified(*claimed))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import struct
 from pathlib import Path
@@ -49,7 +50,7 @@ class OutputWatch:
         return 0.0 if until is None else max(0.0, until - asyncio.get_running_loop().time())
 
     def arm(self, path: Path, size: int) -> Waiter:
-        """Watch a file of which `size` bytes are known."""
+        """Watch a file of which `size` bytes are known; one that is not there yet will be soon."""
         loop = asyncio.get_running_loop()
         self._rested[path] = loop.time() + _REST_SECONDS
         waiter: Waiter = loop.create_future()
@@ -59,6 +60,8 @@ class OutputWatch:
             watch = self._libc.inotify_add_watch(self._inotify, os.fsencode(path), mask)
         if watch >= 0:
             self._armed.setdefault(watch, set()).add(waiter)
+        elif self._inotify >= 0 and ctypes.get_errno() == errno.ENOENT:
+            loop.call_later(_REST_SECONDS, _wake, {waiter})
         else:
             self._looked_at[waiter] = (path, size)
             if self._look is None:

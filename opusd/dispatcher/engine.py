@@ -91,7 +91,8 @@ class Engine:
         self._stopped: set[tuple[int, int]] = set()
         self._recovered: set[tuple[int, int]] = set()
         self._follower: Follower | None = None
-        self.writer = Writer(state, store, clock, released=released, changed=self._changed, log=log)
+        self._tell = released
+        self.writer = Writer(state, store, clock, released=self._released, changed=self._changed, log=log)
         self._endings = Endings(state, store, clock, self.writer, log)
         self._starts = Starts(
             state,
@@ -209,6 +210,10 @@ class Engine:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log("task.failed", level="error", message=repr(error))
+
+    def _released(self, changes: list[Change], events: list[Event]) -> None:
+        self._starts.released(changes)
+        self._tell(changes, events)
 
     # --- starting and stopping --------------------------------------------------------------------
 

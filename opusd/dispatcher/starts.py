@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Final
 from opusd.agents.worktree import WorktreeError
 from opusd.core.attempts import End
 from opusd.core.errors import OpusError, StorageUnavailable
+from opusd.core.job import Outcome
 from opusd.core.retry import FailureClass
 from opusd.dispatcher.tokens import mint
+from opusd.store.base import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -28,15 +30,16 @@ if TYPE_CHECKING:
     from opusd.agents.spec import Launch
     from opusd.clock import Clock
     from opusd.core.decision import Decision
-    from opusd.core.job import Job, Outcome, Run, Spec
+    from opusd.core.job import Change, Job, Run, Spec
     from opusd.core.state import State
     from opusd.dispatcher.endings import Endings
     from opusd.dispatcher.workdirs import Workdirs
     from opusd.dispatcher.writer import Writer
-    from opusd.store.base import Record, Store
+    from opusd.store.base import Store
 
 _BREATHER: Final = 1_000_000
 _TOKENS: Final = 30_000
+_BORN: Final = 1_000
 
 
 class Start:
@@ -44,10 +47,10 @@ class Start:
 
     __slots__ = ("job", "outcome", "over", "record")
 
-    def __init__(self, job: Job, over: asyncio.Future[None]) -> None:
+    def __init__(self, job: Job, record: Record | None, over: asyncio.Future[None]) -> None:
         self.job = job
+        self.record = record
         self.over = over
-        self.record: Record | None = None
         self.outcome: Outcome | None = None
 
 
@@ -86,6 +89,7 @@ class Starts:
         self._tokens: dict[str, str] = {}
         self._line: deque[Start] = deque()
         self._known: dict[Key, Start] = {}
+        self._born: dict[int, Record] = {}
         self._moves = False
 
     def mint(self) -> tuple[str, bytes]:
@@ -97,9 +101,24 @@ class Starts:
         self._tokens[attempt_id] = token
         return attempt_id, hashed
 
+    def released(self, changes: list[Change]) -> None:
+        """These are on disk: a job that was picked before its submission was need not be read from there."""
+        pushed, born = self._state.pushed, self._born
+        if not pushed and not born:
+            return
+        for change in changes:
+            number, spec = change.after.id, change.spec
+            if change.before is None:
+                if spec is not None and number in pushed:
+                    born[number] = Record(job=change.after, spec=spec, outcome=change.outcome or Outcome())
+            elif number in born and (change.after.run is None or spec is not None or change.outcome is not None):
+                del born[number]
+        if len(born) > _BORN:  # of starts that a failing commit took back
+            born.clear()
+
     def enter(self, job: Job) -> None:
         """The start of the job's attempt is on disk."""
-        start = Start(job, asyncio.get_running_loop().create_future())
+        start = Start(job, self._born.pop(job.id, None), asyncio.get_running_loop().create_future())
         self._known[_key(job)] = start
         self._stand(start)
 

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from opusd.agents import output
+from opusd.agents import output, watch
 from opusd.agents.kernel import PAGE, punch_hole
 from opusd.agents.spec import Chunk
 from opusd.agents.watch import OutputWatch
@@ -96,6 +97,7 @@ async def test_a_long_poll_is_woken_by_what_is_written(tmp_path: Path, inotify: 
     fifo = tmp_path / "go"
     os.mkfifo(fifo)
     bench.start("sh", "-c", f"read x < {fifo}; echo now; sleep 60")
+    await bench.there(bench.place() / "output.log")
     waiting = asyncio.create_task(pool.read_output(1, 1, 0, 100, 30))
     await asyncio.wait((waiting,), timeout=0.1)
     assert bool(pool._watch._armed) == inotify
@@ -106,6 +108,22 @@ async def test_a_long_poll_is_woken_by_what_is_written(tmp_path: Path, inotify: 
     pool.stop(1, 1, 0)
     await bench.ended()
     await pool.close()
+
+
+async def test_a_long_poll_of_a_log_that_is_not_there_yet_does_not_wait_for_the_next_look(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_LOOK_SECONDS", 3600.0)
+    launcher = bench.pool.launcher_pid
+    assert launcher is not None
+    os.kill(launcher, signal.SIGSTOP)  # it makes the folder, and its shim the log
+    bench.start("echo", "hello")
+    reading = asyncio.create_task(bench.pool.read_output(1, 1, 0, 100, 3600))
+    await asyncio.wait((reading,), timeout=0.05)
+    assert not reading.done()
+    os.kill(launcher, signal.SIGCONT)
+    async with asyncio.timeout(20):
+        assert (await reading).data == "hello\n"
 
 
 async def test_a_long_poll_ends_with_the_attempt(bench: Bench) -> None:
@@ -220,6 +238,7 @@ async def flood(bench: Bench, total: int) -> int:
     )
     bench.python(program, head=1 * MIB, tail=4 * MIB)
     path, most = bench.place() / "output.log", 0
+    await bench.there(path)
     ending = asyncio.create_task(bench.ended())
     while not ending.done():
         await asyncio.wait((ending,), timeout=0.01)

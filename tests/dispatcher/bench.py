@@ -275,7 +275,7 @@ class EngineBench(Bench):
         self.writer = self.engine.writer
         self.pool = ScriptedPool(report=self.engine.report)
         self.refusal: Exception | None = None
-        self.prepared: Callable[[Job], None] = lambda _: None
+        self.prepared: list[tuple[Job, Spec]] = []
         self.listening: Callable[[Job], Listening | None] = lambda _: None
         self.writing: asyncio.Task[None] | None = None
         self.turning: asyncio.Task[None] | None = None
@@ -290,7 +290,7 @@ class EngineBench(Bench):
     def _prepare(self, job: Job, spec: Spec, outcome: Outcome, token: str) -> Launch:
         if self.refusal is not None:
             raise self.refusal
-        self.prepared(job)
+        self.prepared.append((job, spec))
         run = job.run
         assert run is not None
         return Launch(
@@ -301,7 +301,11 @@ class EngineBench(Bench):
         self.writing = asyncio.create_task(self.writer.run())
         await self.engine.recover(self.pool)
         if dispatch:
-            self.turning = asyncio.create_task(self.engine.run())
+            self.dispatch()
+
+    def dispatch(self) -> None:
+        """What is submitted before this is read from the registry when it is launched."""
+        self.turning = asyncio.create_task(self.engine.run())
 
     async def stop(self) -> None:
         if self.turning is not None:

@@ -103,9 +103,10 @@ async def test_what_a_failed_commit_was_to_start_is_started_once_when_dispatch_g
 
 
 async def test_a_job_that_is_cancelled_between_the_commit_of_its_start_and_its_launch_is_never_launched(engines):
-    await engines.begin()
+    await engines.begin(dispatch=False)
     engines.store.pause_reading()
     await engines.submit()
+    engines.dispatch()
     await engines.until(lambda: any(event.kind == "job.started" for event in engines.events))
     await cancel_after(engines, 1)
     engines.store.resume_reading()
@@ -117,9 +118,10 @@ async def test_a_job_that_is_cancelled_between_the_commit_of_its_start_and_its_l
 
 
 async def test_the_launch_of_a_job_whose_cancel_is_not_on_disk_yet_does_not_happen_either(engines):
-    await engines.begin()
+    await engines.begin(dispatch=False)
     engines.store.pause_reading()
     await engines.submit()
+    engines.dispatch()
     await engines.until(lambda: any(event.kind == "job.started" for event in engines.events))
     engines.store.hold()
     cancelled = cancel_after(engines, 1)
@@ -133,9 +135,10 @@ async def test_the_launch_of_a_job_whose_cancel_is_not_on_disk_yet_does_not_happ
 
 
 async def test_a_start_whose_cancel_fails_to_reach_the_disk_goes_back_into_the_line_or_runs_but_is_not_lost(engines):
-    await engines.begin()
+    await engines.begin(dispatch=False)
     engines.store.pause_reading()
     await engines.submit()
+    engines.dispatch()
     await engines.until(lambda: any(event.kind == "job.started" for event in engines.events))
     engines.store.hold()
     cancelled = cancel_after(engines, 1)
@@ -167,8 +170,9 @@ async def test_what_cannot_be_prepared_fails_the_job_with_class_config(engines):
 
 async def begins_a_second_later(bench):
     """The first launch failed for nothing that the job can help."""
-    await bench.begin()
+    await bench.begin(dispatch=False)
     await bench.submit()
+    bench.dispatch()
     await bench.until(lambda: status_of(bench, 1) is Status.QUEUED and bench.state.jobs[1].attempts == 1)
     await turns(50)
     assert bench.state.jobs[1].attempts == 1  # it does not go round and round

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from opusd.core import commands
 from opusd.core.admission import Facts
 from opusd.core.lifecycle import Status
+from opusd.store.base import CommitFailed
 from tests.core.world import AGENTS, PERSON, limits, submission
 from tests.dispatcher.bench import BOUND, EngineBench, turns
 
@@ -76,6 +77,13 @@ def ending(bench, number, verb):
         bench.engine.stop_after(decision, after)
 
     return bench.writer.command(decide, PERSON.actor)
+
+
+def editing(number, edit):
+    def decide(decision):
+        return commands.update(decision, decision.state.jobs[number], submission().spec, edit, Facts(), None)
+
+    return decide
 
 
 def cancel(decision, job):
@@ -189,6 +197,51 @@ async def test_what_comes_into_line_while_a_read_fails_is_read_anew(crowd):
     assert "task.failed" not in [name for name, _ in crowd.log]
 
 
+@pytest.fixture
+async def picked_at_once(store):
+    """The next submission is picked before it is on disk, and the registry can't be read."""
+    bench = EngineBench(store)
+    await bench.begin(dispatch=False)
+    bench.store.pause_reading()
+    bench.store.hold()
+    yield bench
+    await bench.stop()
+
+
+async def submitted_and_picked(bench):
+    submitted = asyncio.create_task(bench.submit())
+    await bench.store.came(1)
+    bench.engine.tick()
+    return submitted
+
+
+async def test_what_is_picked_before_its_submission_is_on_disk_is_launched_without_a_look_at_the_registry(
+    picked_at_once,
+):
+    await submitted_and_picked(picked_at_once)
+    picked_at_once.store.open_door()
+    await picked_at_once.launched(1)
+
+
+async def test_what_was_picked_so_and_could_not_be_started_is_read_when_it_is_for_it_may_have_changed(picked_at_once):
+    bench = picked_at_once
+    await submitted_and_picked(bench)
+    bench.store.let()
+    await bench.store.came(2)
+    bench.store.fail_next = [CommitFailed("database or disk is full")]
+    bench.store.open_door()
+    await bench.said("storage.unavailable")
+    bench.state.draining = True
+    await bench.recovers(0.25)
+    await bench.said("storage.available")
+    await bench.writer.command(editing(1, commands.Edit(title="another")), PERSON.actor)
+    bench.state.draining = False
+    bench.store.resume_reading()
+    bench.engine.tick()
+    await bench.launched(1)
+    assert [spec.title for _, spec in bench.prepared] == ["another"]
+
+
 async def test_a_fault_in_one_launch_leaves_those_behind_it_their_turn(crowd):
     start = crowd.pool.start
 
@@ -207,13 +260,8 @@ async def test_a_fault_in_one_launch_leaves_those_behind_it_their_turn(crowd):
 async def test_the_timeout_of_a_job_that_was_changed_while_it_stood_in_line_is_the_new_one(crowd):
     await in_line(crowd)
     number = picked(crowd)[-1]
-    prepared = []
-    crowd.prepared = prepared.append
     edit = commands.Edit(timeout=7_000_000)
-
-    def lengthen(decision):
-        commands.update(decision, decision.state.jobs[number], submission().spec, edit, Facts(), None)
-
-    await crowd.writer.command(lengthen, PERSON.actor)
+    await crowd.writer.command(editing(number, edit), PERSON.actor)
     await launches(crowd, CROWD)
-    assert (prepared[-1].id, prepared[-1].terms.timeout) == (number, 7_000_000)
+    job, _ = crowd.prepared[-1]
+    assert (job.id, job.terms.timeout) == (number, 7_000_000)
