@@ -140,9 +140,9 @@ class Daemon:
             newest = await self._store.events(snapshot.last_event - 1, 1)
             self._build(snapshot, newest[0].time if newest else 0, pool)
         finally:
+            gc.freeze()
+            gc.set_threshold(20_000, 20, 100)
             gc.enable()
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 100)
 
     def _build(self, snapshot: Snapshot, seen: int, pool: AgentPool) -> None:
         self._pool = pool

@@ -9,11 +9,14 @@ Instants are in steady time (see `timekeeping`), so no jump of the wall's clock 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from opusd.core.job import Job, Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _HOUR: Final = 3_600_000_000
 _CRITICAL: Final = 1 << 61
@@ -87,6 +90,11 @@ def rank_key(job: Job, points: Points, heir: Heir | None = None) -> int:
         if tier is Tier.CRITICAL:
             since = heir.since
     return key_at(since, place(tier, terms.boost, points), job.id)
+
+
+def rank_keys(jobs: Iterable[Job], shared: int) -> list[int]:
+    """`rank_key` of many queued jobs of one `place` that have no extras and no heir."""
+    return [((job.queued_at or 0) << _INSTANT_AT) + shared + job.id for job in jobs]
 
 
 def job_of(key: int) -> int:

@@ -14,7 +14,7 @@ from collections import Counter, deque
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import aiosqlite
 
@@ -32,15 +32,14 @@ from opusd.store.base import (
     StoreError,
     contains,
 )
+from opusd.store.sqlite_load import load
 from opusd.store.sqlite_lookup import Lookup
 from opusd.store.sqlite_open import Migration, check, copy_into, explained, prepare, shipped_migrations, sync, uri
 from opusd.store.sqlite_rows import (
     Row,
     attempt_from,
-    edge_from,
+    by_agent,
     event_from,
-    from_json,
-    job_from,
     record_from,
     to_json,
 )
@@ -49,10 +48,9 @@ from opusd.store.sqlite_write import text_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from opusd.core.job import Attempt, Edge, Event, Job
+    from opusd.core.job import Attempt, Event
     from opusd.store.sqlite_write import Statement, Values
 
-_CHUNK: Final = 10_000
 _WAL_PAGES: Final = 4_000
 _BUSY_SECONDS: Final = 2
 _MOST_ROWS: Final = 64
@@ -252,7 +250,7 @@ class SqliteStore:
         jobs = await _read(self._scan, sqlite_query.FORGETTABLE, [before, limit])
         [(events, below)] = await _read(self._scan, sqlite_query.FORGETTABLE_EVENTS, [before, limit - len(jobs)])
         ids = [job for job, _ in jobs]
-        ended = _by_agent(await _read(self._scan, sqlite_query.ENDED_OF, [to_json(ids)]))
+        ended = by_agent(await _read(self._scan, sqlite_query.ENDED_OF, [to_json(ids)]))
         await self._write(sqlite_write.forget(ids, below if events else 0))
         return Forgotten(dict(Counter(status for _, status in jobs)), int(events), ended)
 
@@ -260,37 +258,16 @@ class SqliteStore:
 
     async def load_active(self) -> Snapshot:
         """Another thread looks meanwhile whether the pages are sound: beside this that takes no time of its own."""
+        if self._scan is None:
+            raise StorageUnavailable("the registry is closed")
         checked, snapshot = await asyncio.gather(
-            asyncio.to_thread(check, self.path), self._load_active(), return_exceptions=True
+            asyncio.to_thread(check, self.path), asyncio.to_thread(load, self.path), return_exceptions=True
         )
         if isinstance(checked, BaseException):
             raise checked
         if isinstance(snapshot, BaseException):
             raise snapshot
         return snapshot
-
-    async def _load_active(self) -> Snapshot:
-        """In chunks, for the rows of a million jobs take more room than the jobs."""
-        if self._scan is None:
-            raise StorageUnavailable("the registry is closed")
-        edges: dict[int, list[Edge]] = {}
-        for job, *columns in await _read(self._scan, sqlite_query.LOAD_EDGES):
-            edges.setdefault(job, []).append(edge_from(*columns))
-        jobs: list[Job] = []
-        try:
-            async with self._scan.execute(sqlite_query.LOAD) as cursor:
-                while rows := await cursor.fetchmany(_CHUNK):
-                    if edges:
-                        jobs += [job_from(tuple(row), tuple(edges.pop(row[0], ()))) for row in rows]
-                    else:
-                        jobs += map(job_from, cast("Iterable[Row]", rows))
-        except sqlite3.Error as error:
-            raise StorageUnavailable(f"the registry can't be read: {error}") from error
-        settings = {name: from_json(value) for name, value in await _read(self._scan, sqlite_query.LOAD_SETTINGS)}
-        [(last_job, last_event)] = await _read(self._scan, sqlite_query.LAST_IDS)
-        finals = {str(status): int(count) for status, count in await _read(self._scan, sqlite_query.FINALS)}
-        ended = _by_agent(await _read(self._scan, sqlite_query.ENDED))
-        return Snapshot(jobs, last_job, last_event, settings, finals, ended)
 
     async def records(self, ids: Sequence[int]) -> list[Record]:
         return [record_from(row) for row in await self._records.rows(ids)]
@@ -354,11 +331,6 @@ class SqliteStore:
             raise Conflict(f"{error.filename} is there already: a backup never overwrites") from error
         except (OSError, sqlite3.Error) as error:
             raise StorageUnavailable(f"no backup at {path}: {error}") from error
-
-
-def _by_agent(rows: Iterable[Row]) -> dict[str, tuple[int, int]]:
-    """Attempts that have ended, and of which succeeded."""
-    return {str(agent): (int(all_), int(good)) for agent, all_, good in rows}
 
 
 def _copy(source: Path, partial: Path, target: Path) -> None:

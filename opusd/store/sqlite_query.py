@@ -29,7 +29,6 @@ SELECT {JOB_COLUMNS}, {SPEC_COLUMNS}, outcome, pruned,
   LEFT JOIN outcomes ON outcomes.job = jobs.id
 """
 
-LOAD: Final = f"SELECT {JOB_COLUMNS} FROM jobs WHERE completed_at IS NULL ORDER BY id"
 LOAD_EDGES: Final = """
 SELECT dependencies.job, upstream, on_end, if_unmet, state
   FROM dependencies CROSS JOIN jobs ON jobs.id = dependencies.job

@@ -6,7 +6,7 @@ than the insert.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -28,6 +28,9 @@ from opusd.core.job import (
 from opusd.core.lifecycle import Status
 from opusd.store.base import Record
 from opusd.store.sqlite_terms import KNOWN_TERMS, terms_from
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Row = tuple[Any, ...]
 
@@ -325,3 +328,8 @@ def event_from(row: Row) -> Event:
         actor=actor,
         detail=None if detail is None else _decode_any(detail),
     )
+
+
+def by_agent(rows: Iterable[Row]) -> dict[str, tuple[int, int]]:
+    """Attempts that have ended, and of which succeeded."""
+    return {str(agent): (int(all_), int(good)) for agent, all_, good in rows}

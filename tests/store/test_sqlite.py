@@ -16,7 +16,7 @@ import pytest
 
 from opusd.core.errors import StorageUnavailable
 from opusd.core.lifecycle import Status
-from opusd.store import open_store, sqlite_query
+from opusd.store import open_store, sqlite_load, sqlite_query
 from opusd.store.base import Batch, CommitFailed, OutcomeUnknown, Query
 from opusd.store.sqlite import SqliteStore, Transaction
 from opusd.testing.records import born, changed, job
@@ -360,7 +360,7 @@ async def test_a_read_that_fails_says_so_and_is_no_crash(store, monkeypatch):
 async def test_a_start_and_a_page_use_an_index(store):
     """Unfinished jobs are found without reading the finished; a page in the order of ends without sorting them all."""
     for sql, values in (
-        (sqlite_query.LOAD, []),
+        (sqlite_load.LOAD, [None] * 10),
         sqlite_query.query(Query(order="-completed_at")),
         sqlite_query.query(Query(order="completed_at")),
         sqlite_query.query(Query(status=("running",))),

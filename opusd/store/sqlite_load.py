@@ -1,0 +1,157 @@
+"""What a start reads: every unfinished job, and what is counted once. One connection, one moment of the registry.
+
+A job that just waits, as nearly all of a million do, comes as three values: its id, when it was made, and its Terms.
+Each value of a million rows costs 100 ms, and a text that is hashed 150: so Terms that many have come as a number.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from opusd.core.errors import StorageUnavailable
+from opusd.core.job import Edge, Extra, Job, Run, Terms, kept
+from opusd.core.lifecycle import Status
+from opusd.store import sqlite_query
+from opusd.store.base import Snapshot
+from opusd.store.sqlite_open import uri
+from opusd.store.sqlite_rows import by_agent, edge_from, from_json
+from opusd.store.sqlite_terms import KNOWN_TERMS, terms_from
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_CHUNK: Final = 4_000
+"""Jobs of one statement: the rows of a million take more room than the jobs."""
+_FREQUENT: Final = 8
+"""Terms that come as a number; those of the last jobs of a chunk, for the next are likely to be like them."""
+_LOOKED_AT: Final = 64
+
+_NUMBER: Final = f"CASE terms {' '.join(f'WHEN ?{at} THEN {at}' for at in range(1, _FREQUENT + 1))} ELSE terms END"
+_REST: Final = f"""
+CASE WHEN status = 'queued' AND run_at IS NULL AND due_at IS NULL AND started_at IS NULL AND ancestors IS NULL
+          AND attempts = 0 AND retries = 0 AND losses = 0 AND extra IS NULL
+     THEN CASE WHEN version = 1 AND queued_at = created_at AND key IS NULL THEN {_NUMBER}
+               ELSE CAST(json_array(terms, version, queued_at, key) AS BLOB) END
+     ELSE CAST(json_array(terms, version, queued_at, key, status, run_at, due_at, started_at,
+                          json('[' || ancestors || ']'), attempts, retries, losses, json(run), json(extra)) AS BLOB) END
+"""
+LOAD: Final = f"""
+SELECT id, created_at, {_REST} FROM jobs WHERE completed_at IS NULL AND id > ?{_FREQUENT + 1} ORDER BY id
+ LIMIT ?{_FREQUENT + 2}
+"""
+# Of ids without a gap the rows are read as they lie, and their number says which they are.
+_LOAD_DENSE: Final = f"""
+SELECT created_at, {_REST} FROM jobs NOT INDEXED
+ WHERE completed_at IS NULL AND id BETWEEN ?{_FREQUENT + 1} + 1 AND ?{_FREQUENT + 1} + ?{_FREQUENT + 2} ORDER BY id
+"""
+
+
+class _Rest(msgspec.Struct, array_like=True):
+    """The third value of a job that does more than wait, or has a key, or has waited for something before."""
+
+    terms: str
+    version: int
+    queued_at: int | None
+    key: str | None
+    status: Status = Status.QUEUED
+    run_at: int | None = None
+    due_at: int | None = None
+    started_at: int | None = None
+    ancestors: tuple[int, ...] | None = None
+    attempts: int = 0
+    retries: int = 0
+    losses: int = 0
+    run: Run | None = None
+    extra: Extra | None = None
+
+
+_decode = msgspec.json.Decoder(_Rest).decode
+
+
+def load(path: Path, chunk: int = _CHUNK) -> Snapshot:
+    """StorageUnavailable when the registry at `path` can't be read. Meant for a thread of its own."""
+    try:
+        with closing(sqlite3.connect(uri(path, "ro"), uri=True, isolation_level=None, timeout=2)) as db:
+            db.execute("PRAGMA query_only = ON")
+            db.execute("BEGIN")
+            return _snapshot(db, chunk)
+    except sqlite3.Error as error:
+        raise StorageUnavailable(f"the registry can't be read: {error}") from error
+
+
+def _snapshot(db: sqlite3.Connection, chunk: int) -> Snapshot:
+    edges: dict[int, list[Edge]] = {}
+    for job, *columns in db.execute(sqlite_query.LOAD_EDGES):
+        edges.setdefault(job, []).append(edge_from(*columns))
+    jobs = _jobs(db, chunk)
+    if edges:
+        jobs = [msgspec.structs.replace(job, edges=tuple(edges[job.id])) if job.id in edges else job for job in jobs]
+    settings = {name: from_json(value) for name, value in db.execute(sqlite_query.LOAD_SETTINGS)}
+    [(last_job, last_event)] = db.execute(sqlite_query.LAST_IDS)
+    finals = dict(db.execute(sqlite_query.FINALS))
+    return Snapshot(jobs, last_job, last_event, settings, finals, by_agent(db.execute(sqlite_query.ENDED)))
+
+
+def _jobs(db: sqlite3.Connection, chunk: int) -> list[Job]:
+    """In the order of their ids; without edges."""
+    jobs: list[Job] = []
+    frequent: list[str] = []
+    known: dict[Any, Terms] = {}
+    find, queued = known.get, Status.QUEUED
+    last, dense = 0, False
+    while True:
+        where = (*frequent, *[None] * (_FREQUENT - len(frequent)), last, chunk)
+        rows: Sequence[tuple[int, Any]] = db.execute(_LOAD_DENSE, where).fetchall() if dense else ()
+        if len(rows) == chunk:
+            ids: Sequence[int] = range(last + 1, last + chunk + 1)
+        else:
+            found = db.execute(LOAD, where).fetchall()
+            if not found:
+                return jobs
+            ids = [number for number, _, _ in found]
+            rows = [(created, rest) for _, created, rest in found]
+            dense = ids[-1] - ids[0] == len(ids) - 1
+        jobs += [
+            Job(id=number, status=queued, terms=terms, created_at=created, queued_at=created)
+            if (terms := find(rest)) is not None
+            else _job(number, created, rest)
+            for number, (created, rest) in zip(ids, rows, strict=True)
+        ]
+        last = ids[-1]
+        new = {rest for _, rest in rows[-_LOOKED_AT:] if isinstance(rest, str)}
+        if new:
+            frequent = [*frequent, *new][-_FREQUENT:]
+            known.update(enumerate(map(_terms, frequent), 1))
+
+
+def _job(number: int, created: int, rest: str | bytes) -> Job:
+    if isinstance(rest, str):
+        return Job(id=number, status=Status.QUEUED, terms=_terms(rest), created_at=created, queued_at=created)
+    more = _decode(rest)
+    return Job(
+        id=number,
+        version=more.version,
+        status=more.status,
+        terms=_terms(more.terms),
+        created_at=created,
+        queued_at=more.queued_at,
+        run_at=more.run_at,
+        due_at=more.due_at,
+        started_at=more.started_at,
+        key=more.key,
+        ancestors=more.ancestors or (),
+        attempts=more.attempts,
+        retries=more.retries,
+        losses=more.losses,
+        run=more.run,
+        extra=None if more.extra is None else kept(more.extra),
+    )
+
+
+def _terms(text: str) -> Terms:
+    return KNOWN_TERMS.get(text) or terms_from(text)

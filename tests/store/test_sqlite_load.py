@@ -1,0 +1,87 @@
+"""A start reads the unfinished jobs as `records` gives them, whatever they are and however they lie."""
+
+import random
+
+import msgspec
+import pytest
+
+from opusd.core.job import Edge, EdgeState, Extra, Source, Terms, Tier
+from opusd.core.lifecycle import Status
+from opusd.store import open_store, sqlite_load
+from opusd.store.base import Batch, Query
+from opusd.testing.records import FULL_EXTRA, FULL_RUN, FULL_TERMS, START, born, job
+
+TERMS = [Terms(boost=boost, agent=f"agent {boost}") for boost in range(sqlite_load._FREQUENT + 3)]
+RARE = [
+    {"key": 'a "quoted" [key]'},
+    {"version": 7},
+    {"queued_at": START - 1},
+    {"run_at": START},
+    {"due_at": START},
+    {"started_at": START},
+    {"attempts": 1},
+    {"retries": 2},
+    {"losses": 1},
+    {"ancestors": (1, 2)},
+    {"extra": FULL_EXTRA},
+    {"extra": Extra(skew=5)},
+    {"terms": FULL_TERMS},
+    {"edges": (Edge(1, state=EdgeState.SATISFIED), Edge(2))},
+    {"status": Status.HELD},
+    {"status": Status.BLOCKED, "edges": (Edge(1),)},
+    {"status": Status.SCHEDULED},
+    {"status": Status.RETRYING, "retries": 1},
+    {"status": Status.RUNNING, "run": FULL_RUN, "attempts": 2},
+    {"status": Status.CANCELLING},
+    {"status": Status.COMPLETED},
+]
+
+
+async def kept(tmp_path, jobs):
+    """The path of a registry with these jobs, and what `query` says of the unfinished."""
+    path = tmp_path / "opusd.db"
+    store = await open_store(path)
+    await store.commit(Batch(changes=[born(one) for one in jobs]))
+    unfinished = [one for one in jobs if not one.final]
+    records = await store.query(Query(order="id", limit=len(jobs)))
+    assert [record.job for record in records if not record.job.final] == unfinished
+    await store.close()
+    return path, unfinished
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 64, 1000])
+async def test_jobs_of_every_kind_are_read_as_they_are(tmp_path, chunk):
+    some = random.Random(chunk)
+    jobs, number = [], 2
+    for _ in range(400):
+        number += some.choice([1] * 30 + [2, 9])
+        fields = {"terms": TERMS[0]} if number < 200 else {"terms": some.choice(TERMS)}
+        if some.random() < 0.1:
+            fields |= some.choice(RARE)
+            if "key" in fields:
+                fields["key"] += str(number)
+        jobs.append(job(number, **fields))
+    jobs += [job(number + 1 + at, **fields) for at, fields in enumerate(RARE)]
+    path, unfinished = await kept(tmp_path, jobs)
+    assert sqlite_load.load(path, chunk).jobs == unfinished
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 1000])
+async def test_jobs_of_equal_terms_share_them(tmp_path, chunk):
+    terms = [Terms(tier=Tier.URGENT), Terms(source=Source.AGENT), *TERMS]
+    path, _ = await kept(tmp_path, [job(at, terms=terms[at % len(terms)], version=1 + at % 3) for at in range(1, 90)])
+    found = sqlite_load.load(path, chunk).jobs
+    assert len({id(one.terms) for one in found}) == len(terms)
+
+
+async def test_a_job_that_just_waits_keeps_one_number_for_both_of_its_times(tmp_path):
+    path, _ = await kept(tmp_path, [job(at) for at in range(1, 30)])
+    for one in sqlite_load.load(path, 4).jobs:
+        assert one.created_at is one.queued_at
+
+
+async def test_an_empty_registry_has_no_jobs(tmp_path):
+    path, _ = await kept(tmp_path, [])
+    assert msgspec.to_builtins(sqlite_load.load(path)) == {
+        "jobs": [], "last_job": 0, "last_event": 0, "settings": {}, "finals": {}, "attempts": {},
+    }  # fmt: skip
