@@ -29,24 +29,21 @@ _PLACEHOLDER = re.compile(r"\{(" + "|".join(PLACEHOLDERS) + r")\}")
 _ANY_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 
-def build_env(
-    base: Mapping[str, str],
-    agent_pass: Iterable[str],
-    agent_env: Mapping[str, str],
-    job_env: Mapping[str, str],
-    own: Mapping[str, str],
-) -> dict[str, str]:
-    """An attempt's environment; the later of two sources wins: `base` by name, the agent's, the job's, opusd's own.
+def passed_on(base: Mapping[str, str], agent_pass: Iterable[str]) -> dict[str, str]:
+    """What an agent gets of the daemon's environment: the names of the contract, and those of its own globs."""
+    passed = (*_BASE, *agent_pass)
+    return {name: value for name, value in base.items() if _matches(name, passed) and not _matches(name, _NOT_PASSED)}
 
-    `base` is the daemon's environment, of which the names of the contract and the globs `agent_pass` are taken.
+
+def build_env(
+    passed: Mapping[str, str], agent_env: Mapping[str, str], job_env: Mapping[str, str], own: Mapping[str, str]
+) -> dict[str, str]:
+    """An attempt's environment; the later of two sources wins: what is passed on, the agent's, the job's, opusd's own.
+
     InvalidParams for a name that a job may not set, or that no environment can hold.
     """
     check_job_env(job_env)
-    passed = (*_BASE, *agent_pass)
-    built = {name: value for name, value in base.items() if _matches(name, passed) and not _matches(name, _NOT_PASSED)}
-    built |= agent_env
-    built |= job_env
-    built |= own
+    built = {**passed, **agent_env, **job_env, **own}
     for name, value in built.items():
         if not name or "=" in name or "\0" in name or "\0" in value:
             raise InvalidParams(f"no environment can hold the variable {name!r}", path=f"$.env.{name}")

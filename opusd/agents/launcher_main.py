@@ -4,9 +4,9 @@ Runs as `python -I -S launcher_main.py` with the socket as stdin; standard libra
 `shim`, `shim_spawn` and `kernel`, single-threaded. It ends when the daemon's end of the socket closes; its shims
 live on.
 
-A launch comes in as `shim.LAUNCH` (two lengths, job, attempt), a marshalled dict, and the agent's stdin; the shim alone
-reads it. Out go JSON objects, each with its length before it (`!I`): `{ready}`, `{started, start, job, attempt}` with
-the shim's pidfd, `{refused, why, job, attempt}` with an errno, and `{reaped, status}`.
+A launch comes in as `shim.LAUNCH` (two lengths, job, attempt), a marshalled dict, and the agent's stdin. Out go JSON
+objects, each with its length before it (`!I`): `{ready}`, `{started, start, job, attempt}` with the shim's pidfd,
+`{refused, why, job, attempt}` with an errno, and `{reaped, status}` of a shim that did not end well.
 """
 
 from __future__ import annotations
@@ -180,7 +180,8 @@ class Launches:
             self._spare = None
             self._spare_at = kernel.monotonic_seconds() + _NO_ROOM_SECONDS
             return
-        self._say({"reaped": pid, "status": os.waitstatus_to_exitcode(status)})
+        if status:
+            self._say({"reaped": pid, "status": os.waitstatus_to_exitcode(status)})
 
     def _say(self, message: dict[str, Any], handle: int | None = None) -> None:
         header = json.dumps(message).encode()

@@ -213,7 +213,7 @@ class AgentPool:
             self._ready.set()
             return
         if "reaped" in message:
-            return  # the pidfd says so too, and for adopted ones it is the only one to
+            return  # the pidfd says so too, and what it came to says the folder
         attempt = self._attempts.get((message["job"], message["attempt"]))
         if attempt is None or attempt.stage is not Stage.LAUNCHING:
             if handle is not None:

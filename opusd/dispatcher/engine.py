@@ -314,7 +314,8 @@ class Engine:
 
     def _follow(self, key: Key, listening: Listening | None) -> None:
         self.liveness.heard(key, self.clock.monotonic())
-        self._due.set()  # silence is counted from here
+        if self.liveness.counts(key):  # silence, from here
+            self._due.set()
         if listening is not None and self._follower is not None:
             self._follower.follow(key, listening)
 

@@ -12,7 +12,7 @@ import msgspec
 
 from opusd.agents.adapters import adapter
 from opusd.agents.adapters.base import Usage
-from opusd.agents.environment import build_argv, build_env, resolve_env
+from opusd.agents.environment import build_argv, build_env, passed_on, resolve_env
 from opusd.agents.follow import Listening
 from opusd.agents.spec import MIB, Launch
 from opusd.core.errors import InvalidParams
@@ -67,6 +67,7 @@ class Launching:
     def configure(self, *, programs: Mapping[str, Program], head: int, tail: int, grace: float) -> None:
         """The configuration, read or read again; `head` and `tail` in bytes, `grace` in seconds."""
         self.programs = programs
+        self._passed = {name: passed_on(self._base, program.env_pass) for name, program in programs.items()}
         self._head = head
         self._tail = tail
         self._grace = grace
@@ -118,9 +119,8 @@ class Launching:
             "OPUS_SLOT": str(run.slot),
             "OPUS_TOKEN": token,
         }
-        env = build_env(
-            self._base, program.env_pass, resolve_env(program.env, self._base), resolve_env(spec.env, self._base), own
-        )
+        theirs, jobs = resolve_env(program.env, self._base), resolve_env(spec.env, self._base)
+        env = build_env(self._passed[job.terms.agent], theirs, jobs, own)
         return Launch(
             job=job.id,
             attempt=run.attempt,

@@ -26,6 +26,12 @@ class Liveness:
         """It began, printed something, or sent a heartbeat."""
         self._heard[key] = now
 
+    def counts(self, key: Key) -> bool:
+        """Whether this attempt may be too long silent, so that there is a moment to wake at."""
+        job = self._state.jobs.get(key[0])
+        agent = None if job is None else self._state.limits.agents.get(job.terms.agent)
+        return agent is not None and agent.stall_after is not None
+
     def forget(self, key: Key) -> None:
         self._heard.pop(key, None)
 

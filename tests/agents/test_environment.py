@@ -14,6 +14,7 @@ from opusd.agents.environment import (
     check_argv,
     check_elements,
     check_job_env,
+    passed_on,
     refuse_secrets,
     resolve_env,
 )
@@ -25,14 +26,13 @@ def test_of_the_daemons_environment_only_the_contracts_names_and_the_agents_glob
         "HOME": "/h", "PATH": "/p", "LC_ALL": "C", "XDG_RUNTIME_DIR": "/r", "SSH_AUTH_SOCK": "/s",
         "AWS_SECRET": "no", "ANTHROPIC_API_KEY": "yes", "LD_PRELOAD": "no", "LCX": "no",
     }  # fmt: skip
-    built = build_env(base, ["ANTHROPIC_*"], {}, {}, {})
+    built = passed_on(base, ["ANTHROPIC_*"])
     assert built == {name: value for name, value in base.items() if value != "no"}
 
 
 def test_the_later_source_wins_and_opusds_own_names_win_over_all() -> None:
     built = build_env(
-        {"TZ": "base", "OPUS_JOB_ID": "outer"},
-        ["*"],
+        passed_on({"TZ": "base", "OPUS_JOB_ID": "outer"}, ["*"]),
         {"TZ": "agent", "A": "agent", "OPUS_TOKEN": "agent"},
         {"A": "job"},
         {"OPUS_TOKEN": "own"},
@@ -42,13 +42,13 @@ def test_the_later_source_wins_and_opusds_own_names_win_over_all() -> None:
 
 def test_a_glob_of_everything_does_not_pass_what_is_meant_for_the_daemon() -> None:
     base = {"NOTIFY_SOCKET": "x", "LISTEN_FDS": "1", "WATCHDOG_USEC": "1", "OPUSD_SOCKET": "x", "OTHER": "o"}
-    assert build_env(base, ["*"], {}, {}, {}) == {"OTHER": "o"}
+    assert passed_on(base, ["*"]) == {"OTHER": "o"}
 
 
 @pytest.mark.parametrize("name", ["LD_PRELOAD", "LD_LIBRARY_PATH", "OPUS_TOKEN", "OPUSD_SOCKET", "OPUS_X"])
 def test_a_job_may_not_set_what_is_the_loaders_or_opusds(name: str) -> None:
     with pytest.raises(InvalidParams) as caught:
-        build_env({}, [], {}, {name: "x"}, {})
+        build_env({}, {}, {name: "x"}, {})
     assert caught.value.data["path"] == f"$.env.{name}"
 
 

@@ -448,6 +448,20 @@ async def test_a_registry_reopened_after_failures_is_what_memory_was(tmp_path):
     await again.close()
 
 
+async def test_the_silence_of_an_attempt_is_counted_from_its_launch_on_though_nothing_else_happens(store):
+    agents = {**AGENTS, "claude": replace(AGENTS["claude"], stall_after=10_000_000)}
+    bench = EngineBench(store, agents=agents)
+    await bench.begin()
+    await bench.submit()
+    await bench.launched(1)
+    await turns(50)
+    bench.clock.advance(10)
+    await bench.pool.until(lambda: bool(bench.pool.stops), BOUND)
+    assert bench.pool.stops[0][:2] == (1, 1)
+    bench.pool.end(1, signal=15)
+    await bench.stop()
+
+
 async def test_what_is_less_than_a_microsecond_away_is_waited_for(engines):
     engines.state.relimit(limits(agents={**AGENTS, "claude": replace(AGENTS["claude"], stall_after=10_000_000)}))
     await engines.begin(dispatch=False)
