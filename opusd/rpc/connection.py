@@ -8,7 +8,6 @@ What the methods do is not known here.
 from __future__ import annotations
 
 import asyncio
-import select
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -37,6 +36,7 @@ from opusd.core.errors import (
 )
 from opusd.rpc.bindings import decode_params
 from opusd.rpc.calls import Call, Common, Gathering, too_long
+from opusd.rpc.hangup import Watch, is_gone
 from opusd.rpc.outflow import Outflow
 from opusd.rpc.session import Session
 from opusd.rpc.subscriptions import EventSink, Outlet
@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
         self._eof = False
         self._stopping = False
         self._lingering: asyncio.TimerHandle | None = None
-        self._hangup: select.epoll | None = None
+        self._hangup: Watch | None = None
         self._ended: asyncio.Future[None]
         self._idle = asyncio.Event()
         self._idle.set()
@@ -114,8 +114,10 @@ class Connection(asyncio.Protocol):
         """The client shut down its writing side, or is gone altogether: only the first still gets replies."""
         self._framing.receive_eof()
         self._eof = True
-        if self._hung_up():
+        fd = self._transport.get_extra_info("socket").fileno()
+        if is_gone(fd):
             return False
+        self._hangup = Watch(self._loop, fd, self._transport.abort)
         self._pump()
         return True
 
@@ -139,7 +141,6 @@ class Connection(asyncio.Protocol):
         if self._lingering is not None:
             self._lingering.cancel()
         if self._hangup is not None:
-            self._loop.remove_reader(self._hangup.fileno())
             self._hangup.close()
         for sink in list(self._session.sinks.values()):
             sink.close()
@@ -370,18 +371,6 @@ class Connection(asyncio.Protocol):
             self._outflow.flush(all_of_it=True)
             self._lingering = self._loop.call_later(self._bounds.linger, self._transport.abort)
             self._transport.write_eof()
-
-    def _hung_up(self) -> bool:
-        """Whether the peer is gone, where a half-close looks the same to read(); if not, its end is watched for."""
-        fd = self._transport.get_extra_info("socket").fileno()
-        now = select.poll()  # without a descriptor of its own: most are gone, thousands of them at once
-        now.register(fd, 0)  # hang-ups are reported even when nothing is asked for
-        if now.poll(0):
-            return True
-        self._hangup = select.epoll()
-        self._hangup.register(fd, 0)
-        self._loop.add_reader(self._hangup.fileno(), self._transport.abort)
-        return False
 
     async def shut(self) -> None:
         """Read no more, end the calls that wait, let the others' replies out, and close. When cancelled: `abort`."""
