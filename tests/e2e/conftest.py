@@ -28,6 +28,15 @@ PATIENCE = 10.0
 NOISE = ("Traceback", "call.failed", "task.failed", "launch.failed", "decision.refused")
 
 
+def soon(happened):
+    """What `happened()` gives once that is true, of what no event tells."""
+    end = time.monotonic() + PATIENCE
+    while not (found := happened()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+    return found
+
+
 class House:
     """A daemon with its folder: state, socket, log, and the agents it started."""
 
@@ -132,6 +141,19 @@ class House:
                 if int(place.read_bytes().rpartition(b")")[2].split()[1]) == pid:
                     found.append(int(place.parent.name))
         return found
+
+    def spare(self):
+        """The launcher, and the shim that waits for the next launch."""
+        (launcher,) = self.children()
+        (spare,) = soon(lambda: self.children(launcher))
+        return launcher, spare
+
+    def end_spare(self):
+        """So that the next launch, if it is soon, is a fork; the launcher."""
+        launcher, spare = self.spare()
+        os.kill(spare, signal.SIGKILL)
+        soon(lambda: not self.children(launcher))
+        return launcher
 
     # --- speaking with it -------------------------------------------------------------------------
 

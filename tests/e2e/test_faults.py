@@ -5,7 +5,6 @@ import os
 import pty
 import select
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -109,8 +108,7 @@ def test_an_agent_that_is_retried_is_retried_when_its_program_is_not_there(build
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace makes fork fail")
 def test_a_job_for_which_the_machine_has_no_process_is_put_back_and_runs_when_there_is_one(house):
-    (launcher,) = house.children()
-    (spare,) = house.until(lambda: house.children(launcher))
+    launcher, _ = house.spare()
     inject = ["-e", "trace=clone,fork,vfork,clone3", "-e", "inject=clone,fork,vfork,clone3:error=EAGAIN"]
     tracer = subprocess.Popen(["strace", *inject, "-p", str(launcher)], stderr=subprocess.PIPE, text=True)
     line = tracer.stderr.readline()
@@ -119,8 +117,7 @@ def test_a_job_for_which_the_machine_has_no_process_is_put_back_and_runs_when_th
         tracer.communicate()
         pytest.skip(f"strace may not attach: {line}")
     try:
-        os.kill(spare, signal.SIGKILL)
-        house.until(lambda: not house.children(launcher))
+        house.end_spare()
         job = house.submit("true", max_retries=0)
         waiting = house.until(lambda: (one := house.get(job))["attempts"] and one["status"] == "queued" and one)
         assert "no room" in waiting["reason"]

@@ -162,11 +162,9 @@ def test_kill_9_in_the_very_system_call_that_commits_sends_forks_or_executes(bui
     house = build()
     marks = house.work / "marks"
     marks.touch()
-    (launcher,) = house.children()
-    (spare,) = house.until(lambda: house.children(launcher))
-    if "clone" in call:  # without one that waits, the launch itself is a fork
-        os.kill(spare, signal.SIGKILL)
-        house.until(lambda: not house.children(launcher))
+    launcher, spare = house.spare()
+    if "clone" in call:
+        house.end_spare()
     target = {"daemon": house.process.pid, "launcher": launcher, "shim": spare}[when]
     inject = f"{call}:signal=SIGKILL:when=1"
     follow = ["-f"] if when in ("shim", "daemon") else []
