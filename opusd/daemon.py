@@ -21,8 +21,9 @@ from opusd.config.machine import Machine
 from opusd.config.shown import shown
 from opusd.core import budgets, cooling, sizes, timekeeping
 from opusd.core.errors import Conflict, OpusError
+from opusd.core.pauses import Pauses
 from opusd.core.room import lacking
-from opusd.core.state import Pauses, State
+from opusd.core.state import State
 from opusd.dispatcher.answers import AnswerVerbs
 from opusd.dispatcher.desk import Desk
 from opusd.dispatcher.engine import Engine

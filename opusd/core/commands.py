@@ -18,7 +18,7 @@ from opusd.core.errors import Conflict, Escalated, InvalidParams
 from opusd.core.job import Edge, EdgeState, Ending, IfUnmet, Job, On, Run, Spec, Terms, Tier, intern
 from opusd.core.lifecycle import ALIVE, FINAL, WAITING, Status, Step, advance
 from opusd.core.limits import Agent
-from opusd.core.state import Pauses
+from opusd.core.pauses import Pauses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

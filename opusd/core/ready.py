@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable
+from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import chain, count
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -42,6 +43,8 @@ class Signature(NamedTuple):
 
 
 PLAIN: Final = Signature()
+signature_of = lru_cache(maxsize=4096)(Signature)
+"""Where quotas hold, every queued job keeps its signature: equal ones are one object."""
 _Head = tuple[int, int, Signature]  # key, a serial number so that signatures are never compared, signature
 _Lacks = Callable[[Signature, int], str | None]
 

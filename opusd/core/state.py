@@ -6,18 +6,19 @@ here decides; what can be derived from the jobs is derived, so a rebuild from th
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
-from functools import lru_cache
+from collections import Counter, defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from opusd.core import sizes
-from opusd.core.dependencies import Inheritance, unsatisfied
+from opusd.core.dependencies import Inheritance
 from opusd.core.job import Job, Run, Terms
 from opusd.core.lifecycle import ALIVE, Status
 from opusd.core.order import Heir, place, rank_key, rank_keys
+from opusd.core.pauses import Pauses
 from opusd.core.quotas import Accounts
-from opusd.core.ready import Lane, Signature, traits_of
+from opusd.core.ready import Lane, Signature, signature_of, traits_of
+from opusd.core.relations import Relations
 from opusd.core.room import Room
 from opusd.core.timekeeping import Timeline
 from opusd.core.timers import Timers
@@ -29,24 +30,6 @@ if TYPE_CHECKING:
     from opusd.core.budgets import Day
     from opusd.core.cooling import Cooling
     from opusd.core.limits import Limits
-
-
-class Pauses:
-    """Who is paused: everything, agents, groups. `names` is what is kept across restarts."""
-
-    EVERYTHING = "*"
-
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self.names = set(names)
-
-    def everything(self) -> bool:
-        return self.EVERYTHING in self.names
-
-    def agent(self, name: str) -> bool:
-        return f"agent:{name}" in self.names
-
-    def group(self, name: str | None) -> bool:
-        return name is not None and f"group:{name}" in self.names
 
 
 class State:
@@ -62,21 +45,22 @@ class State:
         self.room = Room()  # what the machine had when it was last looked at
         self.short: tuple[str, ...] = ()  # what it has too little of: nothing is launched
         self.jobs: dict[int, Job] = {}
-        self.keys: dict[str, int] = {}
+        self.relations = Relations()
+        self.keys = self.relations.keys
+        self.dependents = self.relations.dependents
+        self.descendants = self.relations.descendants
+        self.groups = self.relations.groups
+        self.tree_sizes = self.relations.tree_sizes
+        self.submissions = self.relations.submissions
         self.lanes: dict[str, Lane] = {}
         self.running: dict[int, Job] = {}
         self.pushed: dict[int, Job] = {}  # those of them that the daemon itself runs
-        self.dependents: dict[int, dict[int, None]] = {}
-        self.descendants: dict[int, dict[int, None]] = {}
-        self.groups: dict[str, dict[int, None]] = {}
         self.statuses: Counter[Status] = Counter()
         self.tiers: Counter[int] = Counter()
         self.agents: Counter[str] = Counter()
         self.held_needs: Counter[str] = Counter()
         self.accounts = Accounts(limits)
-        self.tree_sizes: dict[int, int] = {}
         self.windows = Windows(limits)
-        self.submissions: dict[int, deque[int]] = {}  # root -> when its agents submitted, of the last minute
         self.cooling: dict[str, Cooling] = {}  # agents whose provider limits them
         self.days: dict[str, Day] = {}  # agents with a budget a day -> what they used
         self.last_start: dict[str, int] = {}  # agent -> when it last started a job, for starts_per_minute
@@ -128,14 +112,17 @@ class State:
                 self.inheritance.forget(job.id)
         else:
             self.jobs[job.id] = new
-        if (old is None) is not (new is None):
-            self._index(job, add=new is not None)
+        if old is None:
+            self.relations.add(job)
+        elif new is None:
+            self.relations.remove(job)
         if before is None or after is None:
-            self._grow(job, 1 if before is None else -1)
+            self.relations.grow(job, 1 if before is None else -1)
         if job.edges or (old is not None and old.edges):
             self._relink(old, new)
         if new is None:
-            self._forget_tree(job.root)
+            if job.root not in self.jobs and job.root not in self.descendants:
+                self.relations.forget_tree(job.root)
             return
         if new.status is Status.QUEUED:
             self.lane(new.terms.agent).push(self.rank_key(new), self.signature(new))
@@ -145,7 +132,7 @@ class State:
 
     def _relink(self, old: Job | None, new: Job | None) -> None:
         if (old.edges if old else ()) is not (new.edges if new else ()) or _blocked(old) is not _blocked(new):
-            self._link(old, new)
+            self.relations.link(old, new)
             self.inheritance.change(old, new, self.jobs.get)
         elif new is not None and old is not None and new.edges and old.terms is not new.terms:
             self.inheritance.change(old, new, self.jobs.get)
@@ -155,11 +142,11 @@ class State:
         assert job.id not in self.jobs, f"job {job.id} is there already"
         self.jobs[job.id] = job
         if job.key is not None or job.ancestors or job.terms.group is not None:
-            self._index(job, add=True)
+            self.relations.add(job)
         if job.ancestors:
-            self._grow(job, 1)
+            self.relations.grow(job, 1)
         if job.edges:
-            self._link(None, job)
+            self.relations.link(None, job)
             self.inheritance.change(None, job, self.jobs.get)
         if job.status is Status.QUEUED:
             self.lane(job.terms.agent).push(self.rank_key(job), self.signature(job))
@@ -181,7 +168,7 @@ class State:
         self._fill_lanes(queued.values())
         self._timers.loaded()
         for job in linked:
-            self._link(None, job)
+            self.relations.link(None, job)
             self.inheritance.change(None, job, self.jobs.get)
 
     def _load_some(self, jobs: list[Job], queued: dict[int, tuple[Job, list[int]]], linked: list[Job]) -> None:
@@ -193,7 +180,7 @@ class State:
             if job.edges:
                 linked.append(job)
             if job.key is not None or job.ancestors or terms.group is not None:
-                self._index(job, add=True)
+                self.relations.add(job)
             if job.status is waits and job.extra is None:
                 alike[id(terms)].append(job)
                 continue
@@ -242,7 +229,7 @@ class State:
         agent = self.limits.agents.get(terms.agent)
         claimed = agent is not None and not agent.slots
         traits = traits_of(terms.type, int(terms.tier), terms.labels) if claimed else None
-        return _signature(terms.interactive, terms.group, terms.needs, self.accounts.binding(job), traits)
+        return signature_of(terms.interactive, terms.group, terms.needs, self.accounts.binding(job), traits)
 
     def lane(self, agent: str) -> Lane:
         lane = self.lanes.get(agent)
@@ -400,41 +387,9 @@ class State:
         for lane in self.lanes.values():
             lane.wake(name)
 
-    def _index(self, job: Job, *, add: bool) -> None:
-        if job.key is not None:
-            if add:
-                self.keys[job.key] = job.id
-            else:
-                self.keys.pop(job.key, None)
-        for ancestor in job.ancestors:
-            _toggle(self.descendants, ancestor, job.id, add=add)
-        if job.terms.group is not None:
-            _toggle(self.groups, job.terms.group, job.id, add=add)
-
-    def _grow(self, job: Job, by: int) -> None:
-        if job.ancestors and job.root in self.tree_sizes:
-            self.tree_sizes[job.root] += by
-
-    def _forget_tree(self, root: int) -> None:
-        """Nobody of this tree is left to submit more; should one be retried, the registry tells its size again."""
-        if root not in self.jobs and root not in self.descendants:
-            self.tree_sizes.pop(root, None)
-            self.submissions.pop(root, None)
-
-    def _link(self, old: Job | None, new: Job | None) -> None:
-        job = new or old
-        assert job is not None
-        before, after = unsatisfied(old), unsatisfied(new)
-        for upstream in before - after:
-            _toggle(self.dependents, upstream, job.id, add=False)
-        for upstream in after - before:
-            _toggle(self.dependents, upstream, job.id, add=True)
-
 
 _LOADED_TOGETHER: Final = 1000
 _MOST_SIGNED: Final = 4096
-_signature = lru_cache(maxsize=4096)(Signature)
-"""Where quotas hold, every queued job keeps its signature: equal ones are one object."""
 
 
 def _run(job: Job) -> Run:
@@ -444,17 +399,3 @@ def _run(job: Job) -> Run:
 
 def _blocked(job: Job | None) -> bool:
     return job is not None and job.status is Status.BLOCKED
-
-
-def _toggle(
-    index: dict[int, dict[int, None]] | dict[str, dict[int, None]], name: int | str, job: int, *, add: bool
-) -> None:
-    entries: dict[int, None]
-    if add:
-        entries = index.setdefault(name, {})  # type: ignore[arg-type]
-        entries[job] = None
-        return
-    entries = index[name]  # type: ignore[index]
-    entries.pop(job, None)
-    if not entries:
-        del index[name]  # type: ignore[arg-type]

@@ -15,8 +15,9 @@ from opusd.core.commands import Edit
 from opusd.core.decision import Decision
 from opusd.core.job import IfUnmet, Job, On, Outcome, Spec
 from opusd.core.limits import Agent, Limits
+from opusd.core.pauses import Pauses
 from opusd.core.retry import PRESETS, FailureClass
-from opusd.core.state import Pauses, State
+from opusd.core.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

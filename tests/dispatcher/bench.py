@@ -13,8 +13,9 @@ from opusd.agents.worktree import Place, Worktrees
 from opusd.core import admission, commands, timekeeping
 from opusd.core.admission import Facts
 from opusd.core.errors import NotFound, StorageUnavailable
+from opusd.core.pauses import Pauses
 from opusd.core.room import Room
-from opusd.core.state import Pauses, State
+from opusd.core.state import State
 from opusd.dispatcher.desk import Desk
 from opusd.dispatcher.engine import Engine
 from opusd.dispatcher.workdirs import Workdirs
