@@ -123,13 +123,18 @@ class Client:
 
 
 class Daemon:
-    """opusd in `folder`, which it makes. `start` gives the seconds until it answered for the first time."""
+    """opusd in `folder`, which it makes. `start` gives the seconds until it answered for the first time.
 
-    def __init__(self, folder: Path, config: str) -> None:
+    `watched`: an orderly end leaves in `pauses` how long its cyclic collector stopped it (watched.py).
+    """
+
+    def __init__(self, folder: Path, config: str, *, watched: bool = False) -> None:
         self.folder = folder
         self.socket = folder / "s"
         self.database = folder / "state" / "opusd.db"
         self.log = folder / "log"
+        self.pauses = folder / "pauses"
+        self._program = [str(_ROOT / "benchmarks" / "watched.py"), str(self.pauses)] if watched else ["-m", "opusd"]
         self._config = folder / "config.toml"
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(mode=0o700)
@@ -140,7 +145,7 @@ class Daemon:
         paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("OPUS", "NOTIFY_"))}
         environment["PYTHONPATH"] = os.pathsep.join(paths)
-        argv = [sys.executable, "-m", "opusd", "--config", str(self._config), "--log-level", "warning"]
+        argv = [sys.executable, *self._program, "--config", str(self._config), "--log-level", "warning"]
         argv += ["--state-dir", str(self.folder / "state"), "--socket", str(self.socket)]
         begun = time.perf_counter()
         with self.log.open("ab") as log:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 from contextlib import AsyncExitStack, suppress
@@ -16,6 +15,7 @@ from opusd import memory
 from opusd.agents.pool import AgentPool
 from opusd.agents.worktree import Worktrees
 from opusd.clock import Clock, SystemClock
+from opusd.collector import Collector, resting
 from opusd.config import Config, ConfigError
 from opusd.config.machine import Machine
 from opusd.config.shown import shown
@@ -109,6 +109,7 @@ class Daemon:
         self._store: Store = SqliteStore(settings.state_dir / "opusd.db")
         self._feed = Feed(0)
         self._waits = Waits()
+        self._collector = Collector()
 
     def stop(self) -> None:
         """End the daemon: nothing new starts, agents are left running for the next start."""
@@ -129,21 +130,11 @@ class Daemon:
     # --- building ---------------------------------------------------------------------------------
 
     async def _load(self, pool: AgentPool) -> None:
-        """From the registry to memory. The snapshot is not kept: it would keep every job that ends later.
-
-        The cyclic collector rests meanwhile, for it would look at each of a million rows and find nothing. What is
-        there afterwards lives as long as the daemon: frozen, no collection goes through it and stops the loop. What a
-        call makes is gone with its reply: looked through less often, it costs a twentieth less.
-        """
-        gc.disable()
-        try:
+        """From the registry to memory. The snapshot is not kept: it would keep every job that ends later."""
+        with resting():
             snapshot = await self._store.load_active()
             newest = await self._store.events(snapshot.last_event - 1, 1)
             self._build(snapshot, newest[0].time if newest else 0, pool)
-        finally:
-            gc.freeze()
-            gc.set_threshold(20_000, 20, 100)
-            gc.enable()
 
     def _build(self, snapshot: Snapshot, seen: int, pool: AgentPool) -> None:
         self._pool = pool
@@ -293,6 +284,7 @@ class Daemon:
         self._feed.released(changes, events)
         self._waits.released(changes)
         self._notifier.released(events)
+        self._collector.changed(len(changes), len(self._state.jobs))
         if "info" not in self._levels:
             return
         for event in events:
@@ -333,6 +325,7 @@ class Daemon:
             raise Conflict(message) from error
         self._config = config
         self._state.relimit(config.limits())
+        self._collector.settle(len(self._state.jobs))
         self._engine.writer.fact(sizes.forget)
         self._launching.configure(**launch_values(config))
         self._server.configure(**connection_values(config))

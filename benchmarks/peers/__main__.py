@@ -17,12 +17,12 @@ from pathlib import Path
 
 from rig import Daemon, scratch
 
-from peers import life, report, rows, servers, standing
+from peers import life, long, report, rows, servers, standing
 from peers.figures import Row
 from peers.install import LIBRARIES, python_of
 from peers.subject import Subject
 
-PARTS = ("queues", "idle", "standing", "agents")
+PARTS = ("queues", "idle", "standing", "agents", "long")
 
 
 class House:
@@ -144,6 +144,9 @@ def _measure(house: House, options: argparse.Namespace) -> list[Row]:
     if "agents" in options.parts:
         few = options.quick
         measured += life.measure(house.folder / "life", 40 if few else 400, 20 if few else 100, options.rounds)
+    if "long" in options.parts:
+        print(f"filling with {options.queued:,} jobs, beside {long.SHORT:,}", flush=True)
+        measured += long.measure(house.folder / "long", options.queued, options.rounds)
     return measured
 
 
@@ -161,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     every = ["beanstalkd", *LIBRARIES]
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--seconds", type=float, default=0.5, metavar="S", help="a line and queue in each round")
-    parser.add_argument("--queued", type=int, default=1_000_000, metavar="JOBS", help="for the restart and the memory")
+    parser.add_argument("--queued", type=int, default=1_000_000, metavar="JOBS", help="for restart, memory and long")
     parser.add_argument("--only", type=_words, default=every, metavar="PEERS", help=f"of {','.join(every)}")
     parser.add_argument("--parts", type=_words, default=list(PARTS), metavar="PARTS", help=f"of {','.join(PARTS)}")
     parser.add_argument("--rows", type=_words, default=[], metavar="ROWS", help="of one,eight,flight,batch,work,loaded")

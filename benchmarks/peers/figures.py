@@ -26,7 +26,7 @@ class Row:
     unit: str
     targets: tuple[Target, ...] = ()
     more_is_better: bool = True
-    note: str = ""
+    part: str = ""  # the heading that it stands under; none: among the queues
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, subject: str, sample: float) -> None:

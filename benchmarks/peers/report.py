@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 from rig import machine
@@ -23,9 +24,10 @@ LABELS = {
     "dramatiq": "Dramatiq, Redis",
     "celery": "Celery, Redis",
     "procrastinate": "procrastinate, PostgreSQL",
+    "short": "with 1,000 queued",
 }
 _LIMITS = ("limits", "sqlite")
-_CHARTS = ("one", "eight", "flight", "batch", "work", "memory")
+_CHARTS = ("one", "eight", "flight", "batch", "work", "memory", "submit", "claim", "position", "cancel")
 
 
 @dataclass
@@ -96,19 +98,26 @@ def write(rows: Sequence[Row], run: Run, page: Path) -> None:
             f"| {verdict.row.title} | {_against(verdict)} | {verdict.ratio:.2f}x | {sign} {verdict.target.ratio:g}x"
             f" | {'met' if verdict.met else '**missed**'} |"
         )
-    lines += ["", *[f"Not measured: {what}.\n" for what in [*unmeasured(rows), *run.missing]], "## Figures", ""]
-    for row in rows:
-        lines += [f"### {row.title[0].upper()}{row.title[1:]}", ""]
-        if row.key in _CHARTS:
-            (charts / f"{row.key}.svg").write_text(bars(row, LABELS, _LIMITS))
-            lines += [f"![{row.title}]({charts.name}/{row.key}.svg)", ""]
-        lines += [f"| {row.unit} | median | least | most |", "| --- | ---: | ---: | ---: |"]
-        for name in sorted(row.samples, key=row.median, reverse=row.more_is_better):
-            samples = row.samples[name]
-            figures = " | ".join(figure(value) for value in (row.median(name), min(samples), max(samples)))
-            lines.append(f"| {LABELS.get(name, name)} | {figures} |")
-        lines.append("")
+    lines += ["", *[f"Not measured: {what}.\n" for what in [*unmeasured(rows), *run.missing]]]
+    for part, measured in groupby(rows, lambda row: row.part):
+        lines += [f"## {part or 'Figures'}", ""]
+        for row in measured:
+            lines += _figures(row, charts)
     page.write_text("\n".join(lines).rstrip() + "\n")
+
+
+def _figures(row: Row, charts: Path) -> list[str]:
+    """One line of the table, with its chart where it has one."""
+    lines = [f"### {row.title[0].upper()}{row.title[1:]}", ""]
+    if row.key in _CHARTS:
+        (charts / f"{row.key}.svg").write_text(bars(row, LABELS, _LIMITS))
+        lines += [f"![{row.title}]({charts.name}/{row.key}.svg)", ""]
+    lines += [f"| {row.unit} | median | least | most |", "| --- | ---: | ---: | ---: |"]
+    for name in sorted(row.samples, key=row.median, reverse=row.more_is_better):
+        samples = row.samples[name]
+        figures = " | ".join(figure(value) for value in (row.median(name), min(samples), max(samples)))
+        lines.append(f"| {LABELS.get(name, name)} | {figures} |")
+    return [*lines, ""]
 
 
 def _words(verdict: Verdict) -> str:

@@ -94,7 +94,7 @@ class RetryPolicy(Params, kw_only=True):
     on: list[ClassWord] | None = None
 
 
-class JobSpec(Params, kw_only=True, omit_defaults=True):
+class JobSpec(Params, gc=False, kw_only=True, omit_defaults=True):
     """What `job.submit` takes. None is: not said, the default of config, agent or daemon applies."""
 
     prompt: str | None = None
@@ -175,7 +175,7 @@ class Inherited(msgspec.Struct, kw_only=True):
     job: int
 
 
-class Policy(msgspec.Struct, kw_only=True):
+class Policy(msgspec.Struct, gc=False, kw_only=True):
     """A retry policy as it applies; `base` and `cap` in seconds."""
 
     strategy: StrategyWord
@@ -186,7 +186,7 @@ class Policy(msgspec.Struct, kw_only=True):
     on: list[str]
 
 
-class Job(msgspec.Struct, kw_only=True):
+class Job(msgspec.Struct, gc=False, kw_only=True):
     """A job as it stands. `position` is its rank in its lane, `ahead` how many are before it over all lanes."""
 
     id: int

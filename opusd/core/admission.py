@@ -29,7 +29,7 @@ _PULL: Final = "pull"
 _EXEC: Final = "exec"
 
 
-class Submission(msgspec.Struct, frozen=True, kw_only=True):
+class Submission(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A JobSpec that was read: names resolved to values, text checked, durations in microseconds."""
 
     spec: Spec

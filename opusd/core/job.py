@@ -259,7 +259,7 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
                 return None
 
 
-class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Spec(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What scheduling never looks at of a JobSpec. `payload`, `metadata` and `env` are JSON objects as sent."""
 
     title: str
@@ -277,7 +277,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     digest: bytes = b""  # SHA-256 of the JobSpec as sent, to tell a repeated key from a conflicting one
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What the attempts have brought so far; the wire's `result`, `error`, `usage`, `session_id` and `workdir`.
 
     A session belongs to `session_agent`, which alone can take it up; `session_usage` is what was used in it.
@@ -296,7 +296,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     verify_output: str | None = None
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+class Attempt(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One row of the attempts table: `run` while it is under way, the rest when it has ended."""
 
     job: int
@@ -312,7 +312,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     log_bytes: int = 0
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One row of the audit trail. `cursor` is the row's id, ascending in the order of decision."""
 
     cursor: int
@@ -326,7 +326,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     detail: dict[str, Any] | None = None
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class Change(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One decided step of one job: `before` None creates it; `spec` and `outcome` are given when they are new."""
 
     before: Job | None

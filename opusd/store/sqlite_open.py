@@ -31,7 +31,7 @@ _NETWORK: Final = frozenset({
     "fuse.s3fs", "fuse.rclone", "fuse.davfs", "fuse.vmhgfs-fuse",
 })
 # fmt: on
-_BLOCK: Final = 1 << 20
+_BLOCK: Final = 1 << 17
 _RESTORE: Final = "restore a backup (opusctl backup makes them; opusd.db.before-NNNN are those made before upgrades)"
 
 
