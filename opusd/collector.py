@@ -31,7 +31,7 @@ def resting() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
-        gc.set_threshold(10_000, 20, 100)
+        gc.set_threshold(10_000, 5, 400)
         gc.enable()
 
 

@@ -367,7 +367,7 @@ class Daemon:
 def _remembered(limits: Limits, snapshot: Snapshot, seen: int) -> State:
     """The registry in memory, with what people and providers said of the queue as a whole."""
     state, kept = State(limits), snapshot.settings
-    state.load(snapshot.jobs)
+    state.load(snapshot.others, snapshot.alike)
     state.last_job, state.last_event = snapshot.last_job, snapshot.last_event
     state.cooling = cooling.restore(kept)
     state.days = budgets.restore(kept)

@@ -153,16 +153,19 @@ class State:
         self._count(job, 1)
         self._timers.remind(None, job)
 
-    def load(self, jobs: Iterable[Job]) -> None:
+    def load(self, jobs: Iterable[Job], alike: Iterable[list[Job]] = ()) -> None:
         """Fill an empty state: what `apply` would give for each, but a million jobs in half a second.
 
-        By the thousand, so that a job is still in the processor's cache when its key is made.
+        `alike`: further jobs, by lists that share their Terms, which are queued and have no key, ancestors, edges or
+        extras. By the thousand, so that a job is still in the processor's cache when its key is made.
         """
         queued: dict[int, tuple[Job, list[int]]] = {}  # by identity of their Terms, which are interned
         linked: list[Job] = []
         rest = iter(jobs)
         while some := list(islice(rest, _LOADED_TOGETHER)):
             self._load_some(some, queued, linked)
+        for same in alike:
+            self._load_alike(same, queued)
         for job, keys in queued.values():
             self._count(job, len(keys))
         self._fill_lanes(queued.values())
@@ -172,33 +175,37 @@ class State:
             self.inheritance.change(None, job, self.jobs.get)
 
     def _load_some(self, jobs: list[Job], queued: dict[int, tuple[Job, list[int]]], linked: list[Job]) -> None:
-        all_jobs, waits = self.jobs, Status.QUEUED
+        waits = Status.QUEUED
         alike: defaultdict[int, list[Job]] = defaultdict(list)
         for job in jobs:
-            all_jobs[job.id] = job
-            terms = job.terms
             if job.edges:
                 linked.append(job)
-            if job.key is not None or job.ancestors or terms.group is not None:
+            if job.key is not None or job.ancestors:
                 self.relations.add(job)
             if job.status is waits and job.extra is None:
-                alike[id(terms)].append(job)
+                alike[id(job.terms)].append(job)
                 continue
+            self.jobs[job.id] = job
+            if job.terms.group is not None:
+                self.relations.add(job)
             if job.status is waits:
                 queued[-job.id] = (job, [self.rank_key(job)])
             else:
                 self._count(job, 1)
             self._timers.load((job,))
-        for number, same in alike.items():
-            first = same[0]
-            terms = first.terms
-            keys = rank_keys(same, place(terms.tier, terms.boost, self.limits.points))
-            if number in queued:
-                queued[number][1].extend(keys)
-            else:
-                queued[number] = (first, keys)
-            if terms.expires_in is not None:
-                self._timers.load(same)
+        for same in alike.values():
+            self._load_alike(same, queued)
+
+    def _load_alike(self, jobs: list[Job], queued: dict[int, tuple[Job, list[int]]]) -> None:
+        terms = jobs[0].terms
+        self.jobs.update({job.id: job for job in jobs})
+        keys = rank_keys(jobs, place(terms.tier, terms.boost, self.limits.points))
+        queued.setdefault(id(terms), (jobs[0], []))[1].extend(keys)
+        if terms.group is not None:
+            for job in jobs:
+                self.relations.add(job)
+        if terms.expires_in is not None:
+            self._timers.load(jobs)
 
     def _fill_lanes(self, alike: Iterable[tuple[Job, list[int]]]) -> None:
         """Keys of jobs that share their Terms, with one of those jobs."""

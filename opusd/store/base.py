@@ -5,6 +5,8 @@ A store keeps records and knows nothing of scheduling: it never decides, and nev
 
 from __future__ import annotations
 
+from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -13,7 +15,7 @@ from opusd.core.errors import OpusError
 from opusd.core.job import Attempt, Change, Event, Job, Outcome, Spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -62,14 +64,24 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct):
-    """What a start needs: every unfinished job, the last ids given out, and the settings."""
+    """What a start needs: every unfinished job, the last ids given out, and the settings.
 
-    jobs: Iterable[Job]
+    `alike`: jobs that are queued and have nothing of their own but an id and a time, by lists that share their Terms;
+    a store that does not tell them apart has them among the `others`.
+    """
+
+    others: list[Job]
     last_job: int
     last_event: int
     settings: dict[str, Any]
     finals: dict[str, int] = {}  # final status -> how many jobs
     attempts: dict[str, tuple[int, int]] = {}  # agent -> (attempts ended, of which succeeded)
+    alike: list[list[Job]] = []
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All, in id order."""
+        return sorted(chain(self.others, *self.alike), key=attrgetter("id"))
 
 
 class Forgotten(msgspec.Struct, frozen=True):
@@ -131,7 +143,7 @@ class Store(Protocol):
     async def close(self) -> None: ...
 
     async def load_active(self) -> Snapshot:
-        """All jobs that are not final, each with its edges and its run, in id order.
+        """All jobs that are not final, each with its edges and its run.
 
         To be asked for before the first commit: StoreError as for `open`, where damage takes a while to find.
         """

@@ -88,22 +88,25 @@ def _snapshot(db: sqlite3.Connection, chunk: int) -> Snapshot:
     edges: dict[int, list[Edge]] = {}
     for job, *columns in db.execute(sqlite_query.LOAD_EDGES):
         edges.setdefault(job, []).append(edge_from(*columns))
-    jobs = _jobs(db, chunk)
+    others, alike = _jobs(db, chunk)
     if edges:
-        jobs = [msgspec.structs.replace(job, edges=tuple(edges[job.id])) if job.id in edges else job for job in jobs]
+        linked = [job for jobs in (others, *alike) for job in jobs if job.id in edges]
+        alike = [[job for job in jobs if job.id not in edges] for jobs in alike]
+        others = [job for job in others if job.id not in edges]
+        others += [msgspec.structs.replace(job, edges=tuple(edges[job.id])) for job in linked]
     settings = {name: from_json(value) for name, value in db.execute(sqlite_query.LOAD_SETTINGS)}
     [(last_job, last_event)] = db.execute(sqlite_query.LAST_IDS)
     finals = dict(db.execute(sqlite_query.FINALS))
-    return Snapshot(jobs, last_job, last_event, settings, finals, by_agent(db.execute(sqlite_query.ENDED)))
+    ended = by_agent(db.execute(sqlite_query.ENDED))
+    return Snapshot(others, last_job, last_event, settings, finals, ended, [jobs for jobs in alike if jobs])
 
 
-def _jobs(db: sqlite3.Connection, chunk: int) -> list[Job]:
-    """In the order of their ids; without edges."""
-    jobs: list[Job] = []
+def _jobs(db: sqlite3.Connection, chunk: int) -> tuple[list[Job], list[list[Job]]]:
+    """Those that have something of their own, and those that just wait, by their Terms; without edges."""
+    others: list[Job] = []
+    alike: list[list[Job]] = []
     frequent: list[str] = []
-    known: dict[Any, Terms] = {}
-    find, queued = known.get, Status.QUEUED
-    last, dense = 0, False
+    queued, last, dense = Status.QUEUED, 0, False
     while True:
         where = (*frequent, *[None] * (_FREQUENT - len(frequent)), last, chunk)
         rows: Sequence[tuple[int, Any]] = db.execute(_LOAD_DENSE, where).fetchall() if dense else ()
@@ -112,21 +115,23 @@ def _jobs(db: sqlite3.Connection, chunk: int) -> list[Job]:
         else:
             found = db.execute(LOAD, where).fetchall()
             if not found:
-                return jobs
+                return others, alike
             ids = [number for number, _, _ in found]
             rows = [(created, rest) for _, created, rest in found]
             dense = ids[-1] - ids[0] == len(ids) - 1
-        jobs += [
-            Job(id=number, status=queued, terms=terms, created_at=created, queued_at=created)
-            if (terms := find(rest)) is not None
-            else _job(number, created, rest)
-            for number, (created, rest) in zip(ids, rows, strict=True)
-        ]
+        waiting: list[list[Job]] = [[] for _ in frequent]
+        places = {at: (_terms(text), waiting[at - 1].append) for at, text in enumerate(frequent, 1)}
+        find = places.get
+        for number, (created, rest) in zip(ids, rows, strict=True):
+            if (known := find(rest)) is None:
+                others.append(_job(number, created, rest))
+            else:
+                terms, append = known
+                append(Job(id=number, status=queued, terms=terms, created_at=created, queued_at=created))
+        alike += filter(None, waiting)
         last = ids[-1]
         new = {rest for _, rest in rows[-_LOOKED_AT:] if isinstance(rest, str)}
-        if new:
-            frequent = [*frequent, *new][-_FREQUENT:]
-            known.update(enumerate(map(_terms, frequent), 1))
+        frequent = [*frequent, *new][-_FREQUENT:]
 
 
 def _job(number: int, created: int, rest: str | bytes) -> Job:

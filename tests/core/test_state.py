@@ -35,6 +35,28 @@ def test_a_new_configuration_reorders_and_keeps_the_sizes_that_people_set() -> N
     assert state.position(world[gone])[0] == 1
 
 
+def test_jobs_that_are_told_apart_as_alike_make_the_same_state() -> None:
+    world = World(max_concurrent=0)
+    for number in range(60):
+        group, expires_in = ("mission" if number % 5 == 0 else None), (HOUR if number % 7 == 0 else None)
+        agent, tier = ("claude", "codex")[number % 2], (Tier.LOW, Tier.URGENT)[number % 3 == 0]
+        world.submit(agent=agent, tier=tier, group=group, expires_in=expires_in)
+    first = world.submit(key="a-key")
+    world.submit(depends=(depends(first.id),))
+    every = list(world.state.jobs.values())
+    alike: dict[Terms, list[Job]] = {}
+    for job in every:
+        if job.status is Status.QUEUED and job.key is None:
+            alike.setdefault(job.terms, []).append(job)
+    told = [part for jobs in alike.values() for part in (jobs[:2], jobs[2:]) if part]
+    state, whole = State(world.limits), State(world.limits)
+    state.timeline = whole.timeline = world.state.timeline
+    state.load([job for job in every if job.status is not Status.QUEUED or job.key is not None], told)
+    whole.load(every)
+    assert len(told) > 8
+    assert state.shape() == whole.shape() == world.state.shape()
+
+
 def test_a_size_in_the_configuration_that_changed_wins() -> None:
     world = World(max_concurrent=2)
     world.resize(1)

@@ -152,7 +152,7 @@ async def rebuilt(store: Any, rules: Any) -> State:
     """What a start would make of the registry."""
     snapshot = await store.load_active()
     state = State(rules)
-    state.load(snapshot.jobs)
+    state.load(snapshot.others, snapshot.alike)
     state.last_job, state.last_event = snapshot.last_job, snapshot.last_event
     state.pauses = Pauses(snapshot.settings.get("paused", ()))
     state.timeline = timekeeping.restore({**BEGUN, **snapshot.settings}, 0)

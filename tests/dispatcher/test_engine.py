@@ -371,7 +371,7 @@ async def test_a_start_adopts_what_runs_learns_what_ended_and_puts_back_what_nev
     first.engine.report = ended.append
     again = EngineBench(store)
     snapshot = await store.load_active()
-    again.state.load(snapshot.jobs)
+    again.state.load(snapshot.others, snapshot.alike)
     again.state.last_job, again.state.last_event = snapshot.last_job, snapshot.last_event
     other = ScriptedPool(report=ended.append)
     other.start(first.pool.launches[1])
@@ -398,7 +398,7 @@ async def test_a_stop_that_was_under_way_is_asked_again_of_an_adopted_attempt(st
     again = EngineBench(store)
     again.clock.advance(4)
     snapshot = await store.load_active()
-    again.state.load(snapshot.jobs)
+    again.state.load(snapshot.others, snapshot.alike)
     again.state.last_job, again.state.last_event = snapshot.last_job, snapshot.last_event
     again.pool.survivors = {(1, 1)}
     await again.begin()

@@ -5,7 +5,7 @@ import random
 import msgspec
 import pytest
 
-from opusd.core.job import Edge, EdgeState, Extra, Source, Terms, Tier
+from opusd.core.job import Edge, EdgeState, Extra, Job, Source, Terms, Tier
 from opusd.core.lifecycle import Status
 from opusd.store import open_store, sqlite_load
 from opusd.store.base import Batch, Query
@@ -74,6 +74,18 @@ async def test_jobs_of_equal_terms_share_them(tmp_path, chunk):
     assert len({id(one.terms) for one in found}) == len(terms)
 
 
+async def test_what_is_told_apart_as_alike_has_nothing_of_its_own(tmp_path):
+    fields = [*({"terms": terms} for terms in TERMS[:4] * 9), *RARE]
+    jobs = [job(at, **one) for at, one in enumerate(fields, 3)]
+    path, unfinished = await kept(tmp_path, jobs)
+    found = sqlite_load.load(path, 5)
+    for alike in found.alike:
+        plain = [Job(id=one.id, status=Status.QUEUED, terms=alike[0].terms, created_at=one.created_at) for one in alike]
+        assert alike == [msgspec.structs.replace(one, queued_at=one.created_at) for one in plain]
+    assert sum(map(len, found.alike)) > 20
+    assert found.jobs == unfinished
+
+
 async def test_a_job_that_just_waits_keeps_one_number_for_both_of_its_times(tmp_path):
     path, _ = await kept(tmp_path, [job(at) for at in range(1, 30)])
     for one in sqlite_load.load(path, 4).jobs:
@@ -83,5 +95,5 @@ async def test_a_job_that_just_waits_keeps_one_number_for_both_of_its_times(tmp_
 async def test_an_empty_registry_has_no_jobs(tmp_path):
     path, _ = await kept(tmp_path, [])
     assert msgspec.to_builtins(sqlite_load.load(path)) == {
-        "jobs": [], "last_job": 0, "last_event": 0, "settings": {}, "finals": {}, "attempts": {},
+        "others": [], "alike": [], "last_job": 0, "last_event": 0, "settings": {}, "finals": {}, "attempts": {},
     }  # fmt: skip
