@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
 import uvloop
 
 from opusd import __version__, log
@@ -102,7 +101,7 @@ def _run(settings: Settings, config: Config, supervisor: Supervisor) -> int:
 
 
 async def _daemon(settings: Settings, config: Config, supervisor: Supervisor) -> None:
-    logger = structlog.get_logger()
+    logger = log.logger()
 
     def say(event: str, *, level: str = "info", **fields: Any) -> None:
         getattr(logger, level)(event, **fields)

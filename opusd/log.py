@@ -12,12 +12,29 @@ import logging
 import os
 import re
 import select
-from collections.abc import Callable, MutableMapping
+import sys
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
-import structlog
-
 from opusd.core.times import to_rfc3339
+
+
+@contextmanager
+def _without(name: str) -> Iterator[None]:
+    """As if this library were not installed, unless it is imported already."""
+    there = name in sys.modules
+    if not there:
+        sys.modules[name] = None  # type: ignore[assignment]  # which is how the language says it
+    try:
+        yield
+    finally:
+        if not there:
+            del sys.modules[name]
+
+
+with _without("rich"):  # structlog imports it for tracebacks in colours, of which we print none: 45 ms of a start
+    import structlog
 
 _WHO = ("job", "attempt", "agent", "actor")
 _LONGEST = select.PIPE_BUF
@@ -64,6 +81,11 @@ def configure(*, level: str, form: Literal["text", "json"], now: Callable[[], in
     )
     root = logging.getLogger()
     root.handlers = [_Heard(logging.WARNING)]
+
+
+def logger() -> Any:
+    """Of structlog, as configured when it is used."""
+    return structlog.get_logger()
 
 
 class _Lines:

@@ -2,6 +2,8 @@ import json
 import logging
 import os
 import select
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -126,3 +128,9 @@ def test_what_libraries_say_is_heard_from_warnings_on(pipe: tuple[int, int], lin
     logging.getLogger("asyncio").info("quiet")
     logging.getLogger("asyncio").warning("slow %s", "callback")
     assert [line.split(" ", 1)[1] for line in lines()] == ['warning asyncio message="slow callback"']
+
+
+def test_the_daemon_imports_no_rich_and_takes_it_from_nobody() -> None:
+    pytest.importorskip("rich")
+    program = "import sys, opusd.__main__\nassert 'rich' not in sys.modules\nimport rich"
+    subprocess.run([sys.executable, "-c", program], check=True)
