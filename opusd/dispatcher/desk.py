@@ -14,7 +14,7 @@ from opusd.core.errors import Conflict, Escalated, InternalError, InvalidParams,
 from opusd.core.lifecycle import FINAL
 from opusd.dispatcher.views import Live, Snapshot, snapshot, view
 from opusd.dispatcher.writer import Undone
-from opusd.store.base import Record
+from opusd.store.base import Detail, Record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -202,16 +202,15 @@ class Desk:
         return (await self.show_all([seen]))[0]
 
     async def show_all(self, seen: Sequence[Snapshot], *, full: bool = True) -> list[wire.Job]:
-        ids = [one.job.id for one in seen]
-        records = {record.job.id: record for record in await self.store.records(ids)}
+        details = await self.store.details([one.job.id for one in seen])
         shown = []
         for one in seen:
-            record = records.get(one.job.id)
-            if record is not None:
-                shown.append(self.view(one, record, full=full))
+            detail = details.get(one.job.id)
+            if detail is not None:
+                shown.append(self.view(one, detail, full=full))
         return shown
 
-    def view(self, seen: Snapshot, record: Record, *, full: bool) -> wire.Job:
+    def view(self, seen: Snapshot, record: Record | Detail, *, full: bool) -> wire.Job:
         """What memory saw and the registry read, as one Job."""
         number = seen.job.id
         return view(

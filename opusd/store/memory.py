@@ -21,6 +21,7 @@ from opusd.store.base import (
     Batch,
     CommitFailed,
     CommitRefused,
+    Detail,
     Forgotten,
     Query,
     Record,
@@ -144,6 +145,10 @@ class MemoryStore:
     async def records(self, ids: Sequence[int]) -> list[Record]:
         tables = self._open()
         return _with_dependents(tables, [tables.record(id_) for id_ in ids if id_ in tables.jobs])
+
+    async def details(self, ids: Sequence[int]) -> dict[int, Detail]:
+        records = await self.records(ids)
+        return {record.job.id: Detail(record.spec, record.outcome, record.dependents) for record in records}
 
     async def by_key(self, keys: Sequence[str]) -> dict[str, tuple[int, bytes]]:
         return {

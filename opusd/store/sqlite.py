@@ -24,6 +24,7 @@ from opusd.store.base import (
     Batch,
     CommitFailed,
     CommitRefused,
+    Detail,
     Forgotten,
     OutcomeUnknown,
     Query,
@@ -39,6 +40,7 @@ from opusd.store.sqlite_rows import (
     Row,
     attempt_from,
     by_agent,
+    detail_from,
     event_from,
     record_from,
     to_json,
@@ -172,6 +174,7 @@ class SqliteStore:
         self._writer: aiosqlite.Connection | None = None
         self._lookup: aiosqlite.Connection | None = None
         self._scan: aiosqlite.Connection | None = None
+        self._details = Lookup(lambda ids: _read(self._lookup, *sqlite_query.details(ids)))
         self._records = Lookup(lambda ids: _read(self._lookup, *sqlite_query.records(ids)))
 
     # --- opening and closing ------------------------------------------------------------------------
@@ -227,6 +230,7 @@ class SqliteStore:
             if connection is not None:
                 await connection.close()
         await self._records.close()
+        await self._details.close()
 
     # --- writing ------------------------------------------------------------------------------------
 
@@ -271,6 +275,9 @@ class SqliteStore:
 
     async def records(self, ids: Sequence[int]) -> list[Record]:
         return [record_from(row) for row in await self._records.rows(ids)]
+
+    async def details(self, ids: Sequence[int]) -> dict[int, Detail]:
+        return {row[0]: detail_from(row) for row in await self._details.rows(ids)}
 
     async def by_key(self, keys: Sequence[str]) -> dict[str, tuple[int, bytes]]:
         rows = await _read(self._lookup, sqlite_query.BY_KEY, [to_json(list(keys))])

@@ -26,7 +26,7 @@ from opusd.core.job import (
     kept,
 )
 from opusd.core.lifecycle import Status
-from opusd.store.base import Record
+from opusd.store.base import Detail, Record
 from opusd.store.sqlite_terms import KNOWN_TERMS, terms_from
 
 if TYPE_CHECKING:
@@ -234,6 +234,16 @@ def record_from(row: Row) -> Record:
         spec_from(row[8:13]),
         Outcome() if outcome is None else _decode_outcome(outcome),
         pruned == 1,
+        () if dependents == "[]" else _decode_ids(dependents),
+    )
+
+
+def detail_from(row: Row) -> Detail:
+    """A Detail of a job's id, SPEC_COLUMNS, outcome, dependents."""
+    outcome, dependents = row[6:]
+    return Detail(
+        spec_from(row[1:6]),
+        Outcome() if outcome is None else _decode_outcome(outcome),
         () if dependents == "[]" else _decode_ids(dependents),
     )
 

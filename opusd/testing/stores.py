@@ -25,7 +25,7 @@ from opusd.core.job import (
 )
 from opusd.core.lifecycle import Status
 from opusd.core.retry import FailureClass
-from opusd.store.base import Batch, CommitFailed, CommitRefused, Forgotten, Query, Record, Store
+from opusd.store.base import Batch, CommitFailed, CommitRefused, Detail, Forgotten, Query, Record, Store
 from opusd.testing.records import (
     FULL_EXTRA,
     FULL_OUTCOME,
@@ -59,6 +59,7 @@ class FailingStore:
         self.close = store.close
         self.load_active = store.load_active
         self.records = store.records
+        self.details = store.details
         self.by_key = store.by_key
         self.query = store.query
         self.attempts = store.attempts
@@ -138,6 +139,17 @@ class Keeping:
         assert await store.attempts(7) == [attempt]
         assert await store.events(0, 10) == [happened]
         assert await store.by_key(["nightly/é", "other"]) == {"nightly/é": (7, FULL_SPEC.digest)}
+
+    async def test_details_are_what_a_record_has_beside_its_job(self, store: Store) -> None:
+        full = job(1, Status.COMPLETED)
+        waits = [job(number, Status.BLOCKED, edges=(Edge(1), Edge(1, On.ANY))) for number in (5, 3)]
+        changes = [Change(before=None, after=full, spec=FULL_SPEC, outcome=FULL_OUTCOME), *map(born, waits)]
+        await store.commit(Batch(changes=changes))
+        found = await store.details([3, 9, 1])
+        assert found[1] == Detail(FULL_SPEC, FULL_OUTCOME, (3, 5))
+        assert list(found) == [3, 1]
+        [record] = await store.records([3])
+        assert found[3] == Detail(record.spec, record.outcome)
 
     async def test_a_bare_job_comes_back_with_its_defaults(self, store: Store) -> None:
         bare = job(1, Status.HELD)

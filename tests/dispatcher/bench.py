@@ -20,7 +20,7 @@ from opusd.dispatcher.desk import Desk
 from opusd.dispatcher.engine import Engine
 from opusd.dispatcher.workdirs import Workdirs
 from opusd.dispatcher.writer import Writer
-from opusd.store.base import Batch, Record
+from opusd.store.base import Batch, Detail, Record
 from opusd.store.sqlite import SqliteStore
 from opusd.testing.clock import FakeClock
 from opusd.testing.pool import ScriptedPool
@@ -57,6 +57,8 @@ class Paced(FailingStore):
         self._readable.set()
         self._find = store.records
         self.records = self._records
+        self._find_details = store.details
+        self.details = self._details
 
     def pause_reading(self) -> None:
         """Reads of records wait until `resume_reading`."""
@@ -66,11 +68,18 @@ class Paced(FailingStore):
         self._readable.set()
 
     async def _records(self, ids: Sequence[int]) -> list[Record]:
+        await self._read()
+        return await self._find(ids)
+
+    async def _details(self, ids: Sequence[int]) -> dict[int, Detail]:
+        await self._read()
+        return await self._find_details(ids)
+
+    async def _read(self) -> None:
         await self._readable.wait()
         if self.unreadable:
             self.unreadable -= 1
             raise StorageUnavailable("the registry can't be read: disk I/O error")
-        return await self._find(ids)
 
     def hold(self) -> None:
         self._held = True

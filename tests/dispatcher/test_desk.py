@@ -27,10 +27,16 @@ class Late:
         self._find = store.records
         self._made = asyncio.Semaphore(0)
         self._heard = asyncio.Semaphore(0)
-        store.records = self._records
+        self._find_details = store.details
+        store.records, store.details = self._records, self._details
 
     async def _records(self, ids):
-        found = await self._find(ids)
+        return await self._later(await self._find(ids))
+
+    async def _details(self, ids):
+        return await self._later(await self._find_details(ids))
+
+    async def _later(self, found):
         self._made.release()
         await self._heard.acquire()
         return found
