@@ -71,7 +71,7 @@ class State:
         self.reserved: tuple[int, tuple[tuple[str, int], ...]] | None = None  # (key, needs) of the one that reserves
         self.inheritance = Inheritance(self._move)
         self.timeline = Timeline()
-        self._timers = Timers(self.jobs)
+        self.timers = Timers(self.jobs)
         self._signed: dict[int, tuple[Terms, Signature]] = {}  # by identity, for to hash Terms costs more than this
 
     def relimit(self, limits: Limits) -> None:
@@ -128,7 +128,7 @@ class State:
             self.lane(new.terms.agent).push(self.rank_key(new), self.signature(new))
         if new.run is not None and new.status in ALIVE:
             self._runs(new)
-        self._timers.remind(old, new)
+        self.timers.remind(old, new)
 
     def _relink(self, old: Job | None, new: Job | None) -> None:
         if (old.edges if old else ()) is not (new.edges if new else ()) or _blocked(old) is not _blocked(new):
@@ -151,7 +151,7 @@ class State:
         if job.status is Status.QUEUED:
             self.lane(job.terms.agent).push(self.rank_key(job), self.signature(job))
         self._count(job, 1)
-        self._timers.remind(None, job)
+        self.timers.remind(None, job)
 
     def load(self, jobs: Iterable[Job], alike: Iterable[list[Job]] = ()) -> None:
         """Fill an empty state: what `apply` would give for each, but a million jobs in half a second.
@@ -169,7 +169,7 @@ class State:
         for job, keys in queued.values():
             self._count(job, len(keys))
         self._fill_lanes(queued.values())
-        self._timers.loaded()
+        self.timers.loaded()
         for job in linked:
             self.relations.link(None, job)
             self.inheritance.change(None, job, self.jobs.get)
@@ -192,7 +192,7 @@ class State:
                 queued[-job.id] = (job, [self.rank_key(job)])
             else:
                 self._count(job, 1)
-            self._timers.load((job,))
+            self.timers.load((job,))
         for same in alike.values():
             self._load_alike(same, queued)
 
@@ -205,7 +205,7 @@ class State:
             for job in jobs:
                 self.relations.add(job)
         if terms.expires_in is not None:
-            self._timers.load(jobs)
+            self.timers.load(jobs)
 
     def _fill_lanes(self, alike: Iterable[tuple[Job, list[int]]]) -> None:
         """Keys of jobs that share their Terms, with one of those jobs."""
@@ -287,13 +287,13 @@ class State:
 
     def next_due(self) -> tuple[int, Job] | None:
         """The next job that time alone changes, and when."""
-        return self._timers.next(self.timeline.skew)
+        return self.timers.next(self.timeline.skew)
 
     def waiting_for_time(self, *statuses: Status) -> list[Job]:
         """The jobs of these statuses that time alone changes."""
         if not any(self.statuses[status] for status in statuses):
             return []
-        return [job for _, job in self._timers.standing() if job.status in statuses]
+        return [job for _, job in self.timers.standing() if job.status in statuses]
 
     def expires_at(self, job: Job) -> int | None:
         """When the wall's clock will show a job's expiry, unless it jumps before; None for one that does not expire."""
@@ -302,29 +302,6 @@ class State:
     def due(self, job: Job) -> int | None:
         """When time alone next changes this job."""
         return job.due if job.expiry is None else self.expires_at(job)
-
-    def shape(self) -> dict[str, object]:
-        """Everything that a rebuild must give again; for tests and for nothing else."""
-        return {
-            "jobs": self.jobs,
-            "keys": self.keys,
-            "lanes": {name: list(lane.order) for name, lane in self.lanes.items() if len(lane.order)},
-            "running": self.running,
-            "dependents": {up: sorted(ids) for up, ids in self.dependents.items()},
-            "descendants": {up: sorted(ids) for up, ids in self.descendants.items()},
-            "groups": {group: sorted(ids) for group, ids in self.groups.items()},
-            "statuses": +self.statuses,
-            "tiers": +self.tiers,
-            "agents": +self.agents,
-            "needs": +self.held_needs,
-            "quotas": (+self.accounts.queued, +self.accounts.running),
-            "heirs": {job: (heir.tier, heir.since) for job, heir in self.inheritance.known().items()},
-            "timers": sorted((at, job.id) for at, job in self._timers.standing()),
-            "timeline": self.timeline,
-            "pauses": self.pauses.names,
-            "cooling": self.cooling,
-            "days": self.days,
-        }
 
     # --- indexes ----------------------------------------------------------------------------------
 

@@ -9,16 +9,17 @@ from opusd.core.job import Job, Source, Tier
 from opusd.core.lifecycle import Status
 from opusd.core.limits import Agent, Route
 from opusd.core.retry import PRESETS, Policy, Strategy
+from opusd.testing.shape import shape_of
 from tests.core.world import AGENTS, HOUR, PERSON, SECOND, World, depends, limits, submission
 
 
 def refused(world: World, *submissions: Submission) -> OpusError:
     """The refusal; nothing was changed by it."""
-    shape, known = world.state.shape(), dict(world.known)
+    shape, known = shape_of(world.state), dict(world.known)
     shape = {**shape, "jobs": dict(world.state.jobs)}
     with pytest.raises(OpusError) as caught:
         world.admit(submissions)
-    assert {**world.state.shape(), "jobs": dict(world.state.jobs)} == shape
+    assert {**shape_of(world.state), "jobs": dict(world.state.jobs)} == shape
     assert world.known == known
     return caught.value
 

@@ -8,6 +8,7 @@ from opusd.core.errors import Conflict, DependencyError, InvalidParams, OpusErro
 from opusd.core.job import EdgeState, Ending, Job, Source, Tier
 from opusd.core.lifecycle import Status
 from opusd.core.retry import PRESETS
+from opusd.testing.shape import shape_of
 from tests.core.world import HOUR, MINUTE, SECOND, World, depends
 
 
@@ -53,7 +54,7 @@ def attempt(world: World, verb: Callable[[], Job]) -> Job | type[OpusError]:
         return verb()
     except OpusError as error:
         assert world.known == before
-        assert world.state.shape() == world.rebuilt().shape()
+        assert shape_of(world.state) == shape_of(world.rebuilt())
         return type(error)
 
 

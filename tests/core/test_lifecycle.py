@@ -8,6 +8,7 @@ from opusd.core.decision import Decision
 from opusd.core.errors import Conflict
 from opusd.core.job import Job, Run, Terms
 from opusd.core.lifecycle import FINAL, TRANSITIONS, Status, Step, advance
+from opusd.testing.shape import shape_of
 from tests.core.oracle import CONTRACT
 from tests.core.world import World
 
@@ -27,13 +28,13 @@ def test_a_step_that_the_table_has_not_is_a_conflict_and_changes_nothing(status:
     job = Job(id=1, status=status, terms=Terms(), created_at=0, queued_at=0, run=run)
     if not job.final:
         world.state.load([job])
-    before = world.state.shape()
+    before = shape_of(world.state)
     decision = Decision(world.state, world.now)
     with pytest.raises(Conflict, match=f"job 1 is {status}") as refused:
         decision.step(job, step)
     assert refused.value.data == {"status": status}
     assert decision.changes == []
-    assert world.state.shape() == before
+    assert shape_of(world.state) == before
 
 
 def test_only_the_final_states_end_and_only_completed_ends_for_good() -> None:

@@ -19,6 +19,7 @@ from opusd.core.lifecycle import ALIVE, Status
 from opusd.core.limits import Agent, Limits, Quota
 from opusd.core.order import job_of
 from opusd.core.retry import PRESETS
+from opusd.testing.shape import shape_of
 from tests.core import oracle
 from tests.core.world import HOUR, MINUTE, SECOND, Shifts, World, depends, submission
 
@@ -324,7 +325,7 @@ class Driver:
         """What is true after every step."""
         world, state = self.world, self.world.state
         fresh = world.rebuilt()
-        assert state.shape() == fresh.shape()
+        assert shape_of(state) == shape_of(fresh)
         unfinished = {job.id: job for job in world.known.values() if not job.final}
         assert state.jobs == unfinished
         self._judge_lanes()

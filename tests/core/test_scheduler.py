@@ -357,7 +357,7 @@ def test_timers_of_jobs_that_left_do_not_pile_up() -> None:
     for _ in range(20):
         for job in world.submit_batch([submission(expires_in=1000 * HOUR) for _ in range(200)]):
             world.cancel(job)
-    assert len(world.state._timers) < 2000
+    assert len(world.state.timers) < 2000
     assert world.state.jobs == {}
     later = world.submit(expires_in=HOUR)
     assert world.state.next_due() == (world.now + HOUR, replace(later))

@@ -7,6 +7,7 @@ from opusd.core.lifecycle import Status
 from opusd.core.limits import Agent
 from opusd.core.order import Points
 from opusd.core.state import State
+from opusd.testing.shape import shape_of
 from tests.core import oracle
 from tests.core.world import AGENTS, HOUR, MINUTE, START, World, depends, limits
 
@@ -30,7 +31,7 @@ def test_a_new_configuration_reorders_and_keeps_the_sizes_that_people_set() -> N
     fresh = State(new)
     fresh.timeline = state.timeline
     fresh.load(state.jobs.values())
-    assert fresh.shape() == {**state.shape(), "pauses": set()}
+    assert shape_of(fresh) == {**shape_of(state), "pauses": set()}
     assert world.started() == [old.id]
     assert state.position(world[gone])[0] == 1
 
@@ -54,7 +55,7 @@ def test_jobs_that_are_told_apart_as_alike_make_the_same_state() -> None:
     state.load([job for job in every if job.status is not Status.QUEUED or job.key is not None], told)
     whole.load(every)
     assert len(told) > 8
-    assert state.shape() == whole.shape() == world.state.shape()
+    assert shape_of(state) == shape_of(whole) == shape_of(world.state)
 
 
 def test_a_size_in_the_configuration_that_changed_wins() -> None:
@@ -93,4 +94,4 @@ def test_a_moment_that_was_another_ones_before_is_told_once() -> None:
     world = World()
     job = world.submit(run_at=world.now + MINUTE, expires_in=MINUTE)
     world.update(job, run_at=None)
-    assert world.state.shape()["timers"] == [(world.now + MINUTE, job.id)]
+    assert shape_of(world.state)["timers"] == [(world.now + MINUTE, job.id)]

@@ -10,6 +10,7 @@ from opusd.core.job import Ending, Job, Tier
 from opusd.core.lifecycle import Status
 from opusd.core.limits import Agent
 from opusd.core.timekeeping import TOLERANCE
+from opusd.testing.shape import shape_of
 from tests.core.world import AGENTS, HOUR, MINUTE, SECOND, START, World, limits, submission
 
 DAY = 24 * HOUR
@@ -173,7 +174,7 @@ def test_a_jump_is_undone_with_the_decision_that_saw_it_and_seen_again() -> None
     world.submit(agent="claude", expires_in=HOUR)
     world.started()
     world.tick()
-    before = (world.state.shape(), world.state.first, dict(world.state.last_start))
+    before = (shape_of(world.state), world.state.first, dict(world.state.last_start))
     world.autocommit = False
     for _ in range(2):
         world.jump(DAY)
@@ -182,9 +183,9 @@ def test_a_jump_is_undone_with_the_decision_that_saw_it_and_seen_again() -> None
         assert world.state.expires_at(world[2]) == START + DAY + HOUR
         assert world.state.last_start == {"claude": START + DAY}
         world.fail()
-        assert (world.state.shape(), world.state.first, dict(world.state.last_start)) == before
+        assert (shape_of(world.state), world.state.first, dict(world.state.last_start)) == before
         world.jump(-DAY)
-    assert world.rebuilt().shape() == before[0]
+    assert shape_of(world.rebuilt()) == before[0]
 
 
 def test_a_jump_while_no_daemon_ran_is_seen_by_the_next_in_the_same_boot_alone() -> None:

@@ -24,6 +24,7 @@ from opusd.store.base import Batch, Detail, Record
 from opusd.store.sqlite import SqliteStore
 from opusd.testing.clock import FakeClock
 from opusd.testing.pool import ScriptedPool
+from opusd.testing.shape import shape_of
 from opusd.testing.stores import FailingStore
 from tests.core.world import PERSON, limits, submission
 
@@ -211,7 +212,7 @@ class Bench:
     async def is_as_rebuilt(self) -> None:
         """Memory is what a start would make of the registry."""
         again = await rebuilt(self.store, self.rules)
-        assert self.state.shape() == again.shape()
+        assert shape_of(self.state) == shape_of(again)
         assert (self.state.last_job, self.state.last_event) == (again.last_job, again.last_event)
 
     async def kinds(self) -> list[str]:

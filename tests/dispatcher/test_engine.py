@@ -14,6 +14,7 @@ from opusd.dispatcher.tokens import Attempts
 from opusd.store.base import CommitFailed
 from opusd.store.sqlite import SqliteStore
 from opusd.testing.pool import ScriptedPool
+from opusd.testing.shape import shape_of
 from tests.core.world import AGENTS, PERSON, limits
 from tests.dispatcher.bench import BOUND, EngineBench, Paced, paced, turns
 
@@ -438,13 +439,13 @@ async def test_a_registry_reopened_after_failures_is_what_memory_was(tmp_path):
                         bench.clock.advance(1)
                         await turns(5)
         await bench.launched(2)
-        shape = bench.state.shape()
+        shape = shape_of(bench.state)
         await bench.stop()
     again = Paced(SqliteStore(tmp_path / "opusd.db"))
     await again.open()
     other = EngineBench(again)
     other.state.load((await again.load_active()).jobs)
-    assert other.state.shape() == shape
+    assert shape_of(other.state) == shape
     await again.close()
 
 

@@ -10,6 +10,7 @@ from opusd.core.errors import Conflict, InternalError, NotFound, ShuttingDown, S
 from opusd.core.lifecycle import Status
 from opusd.dispatcher.writer import MAX_ROWS
 from opusd.store.base import CommitFailed, CommitRefused, OutcomeUnknown
+from opusd.testing.shape import shape_of
 from tests.dispatcher.bench import BOUND, cancelling, noting, submitting, turns
 
 DISK_FULL = CommitFailed("database or disk is full")
@@ -175,7 +176,7 @@ async def test_a_caller_that_has_gone_does_not_stop_the_writer(bench):
 async def test_a_failed_commit_undoes_what_is_open_and_then_what_was_in_flight(bench):
     bench.run()
     kept = await bounded(bench.submit(group="g"))
-    before = bench.state.shape()
+    before = shape_of(bench.state)
     bench.store.hold()
     flying = [bench.submit(group="g"), bench.writer.command(cancelling(kept.id), "user:1000")]
     await bench.store.came(2)
@@ -188,7 +189,7 @@ async def test_a_failed_commit_undoes_what_is_open_and_then_what_was_in_flight(b
             await bounded(future)
         assert "disk is full" in caught.value.message
         assert caught.value.as_data()["retryable"] is True
-    assert bench.state.shape() == before
+    assert shape_of(bench.state) == before
     assert not bench.state.pauses.names
     await bench.is_as_rebuilt()
     assert [event.kind for event in bench.events] == ["job.submitted"]

@@ -19,6 +19,7 @@ from opusd.core.errors import OpusError
 from opusd.core.job import Ending, Outcome
 from opusd.core.lifecycle import ALIVE, Status
 from opusd.core.retry import FailureClass
+from opusd.testing.shape import shape_of
 from tests.core.world import HOUR, MINUTE, SECOND, World, submission
 from tests.simulation.ledger import Ledger
 from tests.simulation.rules import DAY, LIMITED, RULES, WEEK, Provider
@@ -353,4 +354,4 @@ class Week:
 
 def shape(state: State) -> dict[str, object]:
     """What a restart must find again; when the registry was written last is no part of it."""
-    return {**state.shape(), "timeline": None}
+    return {**shape_of(state), "timeline": None}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import tomllib
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from contextvars import Context
 from functools import partial
 from itertools import count
@@ -234,7 +234,8 @@ class House:
             "Worktrees": Trees,
             "Sender": lambda *_: SimpleNamespace(send=self._send),
             "started": lambda *_: idle,
-            "gc": Mock(),
+            "resting": nullcontext,
+            "Collector": Mock,
         }.items():
             stack.enter_context(patch.object(daemon, name, value))
         stack.enter_context(patch("opusd.dispatcher.workdirs.started", lambda *_: idle))

@@ -21,6 +21,7 @@ from opusd.core.state import State
 from opusd.dispatcher.tally import Tally
 from opusd.dispatcher.tokens import hash_token
 from opusd.observers.outbox import Outbox
+from opusd.testing.shape import shape_of
 from opusd.triggers.plan import Schedule
 from tests.simulation.ledger import CONTRACT, STEPS
 from tests.simulation.storms.disk import POISON, at_once
@@ -227,7 +228,7 @@ class Judge:
         """All of memory with what a start would make of the registry."""
         snapshot = at_once(self.disk.kept.load_active())
         again = daemon._remembered(state.limits, snapshot, state.timeline.seen)
-        mine, fresh = state.shape(), again.shape()
+        mine, fresh = shape_of(state), shape_of(again)
         for name, value in fresh.items():
             assert mine[name] == value, f"memory's {name} is {mine[name]}, and on disk {value}"
         assert (state.max_concurrent, state.slots) == (again.max_concurrent, again.slots)
