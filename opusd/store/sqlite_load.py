@@ -31,7 +31,7 @@ _FREQUENT: Final = 8
 """Terms that come as a number; those of the last jobs of a chunk, for the next are likely to be like them."""
 _LOOKED_AT: Final = 64
 
-_NUMBER: Final = f"CASE terms {' '.join(f'WHEN ?{at} THEN {at}' for at in range(1, _FREQUENT + 1))} ELSE terms END"
+_NUMBER: Final = f"CASE terms {' '.join(f'WHEN :t{at} THEN {at}' for at in range(1, _FREQUENT + 1))} ELSE terms END"
 _REST: Final = f"""
 CASE WHEN status = 'queued' AND run_at IS NULL AND due_at IS NULL AND started_at IS NULL AND ancestors IS NULL
           AND attempts = 0 AND retries = 0 AND losses = 0 AND extra IS NULL
@@ -41,13 +41,12 @@ CASE WHEN status = 'queued' AND run_at IS NULL AND due_at IS NULL AND started_at
                           json('[' || ancestors || ']'), attempts, retries, losses, json(run), json(extra)) AS BLOB) END
 """
 LOAD: Final = f"""
-SELECT id, created_at, {_REST} FROM jobs WHERE completed_at IS NULL AND id > ?{_FREQUENT + 1} ORDER BY id
- LIMIT ?{_FREQUENT + 2}
+SELECT id, created_at, {_REST} FROM jobs WHERE completed_at IS NULL AND id > :last ORDER BY id LIMIT :chunk
 """
 # Of ids without a gap the rows are read as they lie, and their number says which they are.
 _LOAD_DENSE: Final = f"""
 SELECT created_at, {_REST} FROM jobs NOT INDEXED
- WHERE completed_at IS NULL AND id BETWEEN ?{_FREQUENT + 1} + 1 AND ?{_FREQUENT + 1} + ?{_FREQUENT + 2} ORDER BY id
+ WHERE completed_at IS NULL AND id BETWEEN :last + 1 AND :last + :chunk ORDER BY id
 """
 
 
@@ -108,7 +107,7 @@ def _jobs(db: sqlite3.Connection, chunk: int) -> tuple[list[Job], list[list[Job]
     frequent: list[str] = []
     queued, last, dense = Status.QUEUED, 0, False
     while True:
-        where = (*frequent, *[None] * (_FREQUENT - len(frequent)), last, chunk)
+        where = where_from(last, chunk, frequent)
         rows: Sequence[tuple[int, Any]] = db.execute(_LOAD_DENSE, where).fetchall() if dense else ()
         if len(rows) == chunk:
             ids: Sequence[int] = range(last + 1, last + chunk + 1)
@@ -132,6 +131,12 @@ def _jobs(db: sqlite3.Connection, chunk: int) -> tuple[list[Job], list[list[Job]
         last = ids[-1]
         new = {rest for _, rest in rows[-_LOOKED_AT:] if isinstance(rest, str)}
         frequent = [*frequent, *new][-_FREQUENT:]
+
+
+def where_from(last: int, chunk: int, frequent: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of LOAD: the jobs behind the last one."""
+    terms: dict[str, str | None] = dict.fromkeys((f"t{at}" for at in range(1, _FREQUENT + 1)), None)
+    return {"last": last, "chunk": chunk, **terms, **{f"t{at}": text for at, text in enumerate(frequent, 1)}}
 
 
 def _job(number: int, created: int, rest: str | bytes) -> Job:

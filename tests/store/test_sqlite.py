@@ -360,7 +360,7 @@ async def test_a_read_that_fails_says_so_and_is_no_crash(store, monkeypatch):
 async def test_a_start_and_a_page_use_an_index(store):
     """Unfinished jobs are found without reading the finished; a page in the order of ends without sorting them all."""
     for sql, values in (
-        (sqlite_load.LOAD, [None] * 10),
+        (sqlite_load.LOAD, sqlite_load.where_from(0, 10)),
         sqlite_query.query(Query(order="-completed_at")),
         sqlite_query.query(Query(order="completed_at")),
         sqlite_query.query(Query(status=("running",))),
