@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import scale
@@ -86,10 +85,11 @@ def _work(side: scale.Side) -> None:
 def _stopped(side: scale.Side) -> list[float]:
     """Seconds of the longest collection of each generation; a last one looks at everything."""
     os.kill(side.daemon.pid, signal.SIGUSR2)
-    side.client.call("queue.status")
-    time.sleep(0.5)
+    side.client.call("queue.status")  # the signal is heard when its loop turns
     side.client.close()
     side.daemon.stop()
     found: dict[str, list[float]] = json.loads(side.daemon.pauses.read_text())
+    if not found["counts"][-1]:
+        raise RuntimeError("the daemon did not look at everything before it ended")
     print(f"collections by generation: {found['counts']}", flush=True)
     return found["longest"]
