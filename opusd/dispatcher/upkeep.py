@@ -80,20 +80,23 @@ class Upkeep:
                 before = read("$", "before", from_rfc3339, params.before)
                 await self._desk.settled()
                 jobs = await self._desk.store.prunable(before, statuses, 1 << 31)
+            pruned: list[int] = []
             left = []
             for at in range(0, len(jobs), _AT_ONCE):
                 some = jobs[at : at + _AT_ONCE]
                 try:
                     if params.dry_run:
-                        left += await self._prune_worktrees(some, dry_run=True)
+                        gone, kept = some, await self._prune_worktrees(some, dry_run=True)
                     else:
-                        left += await self._prune(some, session.caller.actor, command=True)
+                        gone, kept = await self._prune(some, session.caller.actor, command=True)
+                    pruned += gone
+                    left += kept
                 except OpusError as error:
                     if not at or params.dry_run:
                         raise
-                    message = f"{at} of {len(jobs)} jobs are pruned; for the others: {error.message}"
-                    raise type(error)(message, **error.data, pruned=at) from error
-        return results.Pruned(jobs=jobs, worktrees=left, dry_run=params.dry_run)
+                    message = f"{len(pruned)} of {len(jobs)} jobs are pruned; for the others: {error.message}"
+                    raise type(error)(message, **error.data, pruned=len(pruned)) from error
+        return results.Pruned(jobs=pruned, worktrees=left, dry_run=params.dry_run)
 
     async def _prunable(self, ref: int | str) -> int:
         number = await self._desk.find(ref, path="$.ids")
@@ -107,8 +110,10 @@ class Upkeep:
             raise Conflict(message, dependents=waiting)
         return number
 
-    async def _prune(self, jobs: Sequence[int], actor: str, *, command: bool) -> list[results.WorktreeInfo]:
-        """The worktrees that are left."""
+    async def _prune(
+        self, jobs: Sequence[int], actor: str, *, command: bool
+    ) -> tuple[list[int], list[results.WorktreeInfo]]:
+        """Those that were pruned, without those that somebody retried meanwhile; and the worktrees that are left."""
         state = self._desk.state
         gone: list[int] = []
 
@@ -126,7 +131,7 @@ class Upkeep:
         left = await self._desk.eventually(partial(self._prune_worktrees, gone, dry_run=False))
         for one in left:
             self._log("worktree.kept", level="warning", job=one.job, path=one.path, message=one.kept)
-        return left
+        return gone, left
 
     async def _prune_worktrees(self, jobs: Sequence[int], *, dry_run: bool) -> list[results.WorktreeInfo]:
         names = await worktrees.of_jobs(self._desk.store, await self._workdirs.names(), jobs)
@@ -181,12 +186,12 @@ class Upkeep:
             jobs = await self._desk.store.prunable(now - self._finished, [final.value for final in FINAL], _AT_ONCE)
             if not jobs:
                 break
-            await self._prune(jobs, "retention", command=False)
-            count += len(jobs)
+            gone, _ = await self._prune(jobs, "retention", command=False)
+            count += len(gone)
         if self._history is not None:
-            while gone := await self._desk.store.forget(now - self._history, _AT_ONCE):
-                self._forgotten(gone)
-                count += len(gone)
+            while forgotten := await self._desk.store.forget(now - self._history, _AT_ONCE):
+                self._forgotten(forgotten)
+                count += len(forgotten)
         if count:
             self._log("retention.pruned", jobs=count)
         return count

@@ -145,6 +145,20 @@ async def test_a_prune_that_fails_midway_says_what_was_pruned_and_the_rest_can_b
     assert await engines.store.unpruned([1, 2, 3, 4, 5]) == set()
 
 
+async def test_a_prune_names_only_what_it_pruned_and_not_a_job_that_was_retried_meanwhile(engines, tmp_path):
+    await engines.begin(dispatch=False)
+    upkeep = await ended(engines, tmp_path, 2)
+    await engines.submit()
+
+    async def prunable(*_):
+        return [1, 2, 3]
+
+    engines.store.prunable = prunable
+    pruned = await upkeep.job_prune(Session(), p.JobPrune(before="2100-01-01T00:00:00Z"))
+    assert pruned.jobs == [1, 2]
+    assert await engines.store.unpruned([1, 2, 3]) == {3}
+
+
 async def test_a_prune_that_fails_at_once_says_that_nothing_was_changed(engines, tmp_path):
     await engines.begin(dispatch=False)
     upkeep = await ended(engines, tmp_path, 1)
