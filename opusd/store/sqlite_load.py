@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from opusd.core.errors import StorageUnavailable
-from opusd.core.job import Edge, Extra, Job, Run, Terms, kept
+from opusd.core.job import Edge, Job
 from opusd.core.lifecycle import Status
 from opusd.store import sqlite_query
 from opusd.store.base import Snapshot
 from opusd.store.sqlite_open import uri
-from opusd.store.sqlite_rows import by_agent, edge_from, from_json
-from opusd.store.sqlite_terms import KNOWN_TERMS, terms_from
+from opusd.store.sqlite_rows import JOB_REST, by_agent, edge_from, from_json, job_from
+from opusd.store.sqlite_terms import terms_from
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,8 +37,7 @@ CASE WHEN status = 'queued' AND run_at IS NULL AND due_at IS NULL AND started_at
           AND attempts = 0 AND retries = 0 AND losses = 0 AND extra IS NULL
      THEN CASE WHEN version = 1 AND queued_at = created_at AND key IS NULL THEN {_NUMBER}
                ELSE CAST(json_array(terms, version, queued_at, key) AS BLOB) END
-     ELSE CAST(json_array(terms, version, queued_at, key, status, run_at, due_at, started_at,
-                          json('[' || ancestors || ']'), attempts, retries, losses, json(run), json(extra)) AS BLOB) END
+     ELSE {JOB_REST} END
 """
 LOAD: Final = f"""
 SELECT id, created_at, {_REST} FROM jobs WHERE completed_at IS NULL AND id > :last ORDER BY id LIMIT :chunk
@@ -48,28 +47,6 @@ _LOAD_DENSE: Final = f"""
 SELECT created_at, {_REST} FROM jobs NOT INDEXED
  WHERE completed_at IS NULL AND id BETWEEN :last + 1 AND :last + :chunk ORDER BY id
 """
-
-
-class _Rest(msgspec.Struct, array_like=True):
-    """The third value of a job that does more than wait, or has a key, or has waited for something before."""
-
-    terms: str
-    version: int
-    queued_at: int | None
-    key: str | None
-    status: Status = Status.QUEUED
-    run_at: int | None = None
-    due_at: int | None = None
-    started_at: int | None = None
-    ancestors: tuple[int, ...] | None = None
-    attempts: int = 0
-    retries: int = 0
-    losses: int = 0
-    run: Run | None = None
-    extra: Extra | None = None
-
-
-_decode = msgspec.json.Decoder(_Rest).decode
 
 
 def load(path: Path, chunk: int = _CHUNK) -> Snapshot:
@@ -119,7 +96,7 @@ def _jobs(db: sqlite3.Connection, chunk: int) -> tuple[list[Job], list[list[Job]
             rows = [(created, rest) for _, created, rest in found]
             dense = ids[-1] - ids[0] == len(ids) - 1
         waiting: list[list[Job]] = [[] for _ in frequent]
-        places = {at: (_terms(text), waiting[at - 1].append) for at, text in enumerate(frequent, 1)}
+        places = {at: (terms_from(text), waiting[at - 1].append) for at, text in enumerate(frequent, 1)}
         find = places.get
         for number, (created, rest) in zip(ids, rows, strict=True):
             if (known := find(rest)) is None:
@@ -140,28 +117,6 @@ def where_from(last: int, chunk: int, frequent: Sequence[str] = ()) -> dict[str,
 
 
 def _job(number: int, created: int, rest: str | bytes) -> Job:
-    if isinstance(rest, str):
-        return Job(id=number, status=Status.QUEUED, terms=_terms(rest), created_at=created, queued_at=created)
-    more = _decode(rest)
-    return Job(
-        id=number,
-        version=more.version,
-        status=more.status,
-        terms=_terms(more.terms),
-        created_at=created,
-        queued_at=more.queued_at,
-        run_at=more.run_at,
-        due_at=more.due_at,
-        started_at=more.started_at,
-        key=more.key,
-        ancestors=more.ancestors or (),
-        attempts=more.attempts,
-        retries=more.retries,
-        losses=more.losses,
-        run=more.run,
-        extra=None if more.extra is None else kept(more.extra),
-    )
-
-
-def _terms(text: str) -> Terms:
-    return KNOWN_TERMS.get(text) or terms_from(text)
+    if isinstance(rest, bytes):
+        return job_from(number, created, rest)
+    return Job(id=number, status=Status.QUEUED, terms=terms_from(rest), created_at=created, queued_at=created)

@@ -10,10 +10,8 @@ from opusd.core.job import Source, Terms, Tier, intern
 from opusd.core.retry import FailureClass, Policy, Strategy
 
 TERMS_COLUMNS: Final = "tier, boost, agent, type, source, grp, terms"
-KNOWN_TERMS: Final[dict[str, Terms]] = {}
-"""By the text of the column `terms`: a cache."""
-
 _CACHED: Final = 100_000
+_decoded: dict[str, Terms] = {}
 _encoded: dict[int, tuple[Terms, tuple[Any, ...]]] = {}
 
 
@@ -86,6 +84,11 @@ def terms_row(terms: Terms) -> tuple[Any, ...]:
 
 
 def terms_from(text: str) -> Terms:
+    """Those of the column `terms`."""
+    return _decoded.get(text) or _decode_new(text)
+
+
+def _decode_new(text: str) -> Terms:
     everything = _decode(text)
     retry = everything.retry
     terms = intern(
@@ -106,7 +109,7 @@ def terms_from(text: str) -> Terms:
             labels=everything.labels,
         )
     )
-    if len(KNOWN_TERMS) >= _CACHED:
-        KNOWN_TERMS.clear()
-    KNOWN_TERMS[text] = terms
+    if len(_decoded) >= _CACHED:
+        _decoded.clear()
+    _decoded[text] = terms
     return terms
