@@ -133,6 +133,8 @@ class Engine:
             sleep = _LONGEST_SLEEP
             if wake_at is not None:
                 sleep = min(sleep, max(0.0, (wake_at - self.clock.now()) / 1e6))
+            if not sleep or self._due.is_set():
+                await asyncio.sleep(0)  # noqa: TID251 - there is more to decide: everything else has its turn first
             before = self.clock.monotonic()
             self._sleeps_until = self.clock.now() + int(sleep * 1e6)
             if not await self.clock.wait(self._due, sleep):

@@ -5,7 +5,8 @@ from msgspec.structs import replace
 from opusd.core.job import Ending, Tier
 from opusd.core.lifecycle import Status
 from opusd.core.limits import Quota
-from tests.core.world import HOUR, MINUTE, SECOND, World, depends, submission
+from opusd.core.scheduler import MAX_STARTS
+from tests.core.world import AGENTS, HOUR, MINUTE, SECOND, World, depends, submission
 
 
 def test_the_best_job_goes_first_over_all_lanes() -> None:
@@ -16,6 +17,17 @@ def test_the_best_job_goes_first_over_all_lanes() -> None:
     assert world.started() == [urgent.id]
     world.end(urgent)
     assert world.started() == [normal.id]
+
+
+def test_of_a_crowd_a_part_starts_in_one_tick_and_the_rest_in_the_next_which_is_due_at_once() -> None:
+    crowd = 2 * MAX_STARTS + 1
+    agents = {**AGENTS, "claude": replace(AGENTS["claude"], slots=crowd)}
+    world = World(max_concurrent=crowd, agents=agents)
+    jobs = [world.submit(agent="claude").id for _ in range(crowd)]
+    plans = [world.tick() for _ in range(3)]
+    assert [job.id for plan in plans for job in plan.start] == jobs
+    assert [len(plan.start) for plan in plans] == [MAX_STARTS, MAX_STARTS, 1]
+    assert [plan.wake_at for plan in plans] == [world.now, world.now, None]
 
 
 def test_the_pool_and_each_agent_hold_no_more_than_their_slots() -> None:

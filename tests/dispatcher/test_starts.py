@@ -10,11 +10,12 @@ from msgspec.structs import replace
 from opusd.core import commands
 from opusd.core.admission import Facts
 from opusd.core.lifecycle import Status
+from opusd.core.scheduler import MAX_STARTS
 from opusd.store.base import CommitFailed
 from tests.core.world import AGENTS, PERSON, limits, submission
 from tests.dispatcher.bench import BOUND, EngineBench, turns
 
-CROWD = 20
+CROWD = MAX_STARTS
 
 
 def agents(slots):
@@ -43,12 +44,17 @@ def launched(bench):
 
 async def launches(bench, count):
     """How many there were after each turn of the loop, until so many were."""
-    loop, seen = asyncio.get_running_loop(), [len(bench.pool.launches)]
+    return await each_turn(lambda: len(bench.pool.launches), count)
+
+
+async def each_turn(number, count):
+    """What `number` gives before, and after each turn of the loop, until that is `count`."""
+    loop, seen = asyncio.get_running_loop(), [number()]
     done = loop.create_future()
 
     def look():
         nonlocal turning
-        seen.append(len(bench.pool.launches))
+        seen.append(number())
         if seen[-1] >= count:
             done.set_result(None)
         else:
@@ -100,6 +106,18 @@ async def test_a_crowd_is_launched_one_in_a_turn_in_the_order_in_which_it_was_pi
     assert {after - before for before, after in pairwise(seen)} <= {0, 1}
     assert launched(crowd) == picked(crowd)
     assert len(picked(crowd)) == CROWD
+
+
+async def test_a_larger_crowd_is_picked_in_turns_of_the_loop_and_all_of_it_at_once_by_the_clock(store):
+    slots = 3 * MAX_STARTS
+    bench = EngineBench(store, max_concurrent=slots, agents=agents(slots))
+    await bench.begin(dispatch=False)
+    for _ in range(slots):
+        await bench.submit()
+    bench.dispatch()
+    seen = await each_turn(lambda: len(bench.state.running), slots)
+    assert max(after - before for before, after in pairwise(seen)) == MAX_STARTS
+    await bench.stop()
 
 
 async def test_the_loop_turns_for_others_between_two_launches(crowd):
