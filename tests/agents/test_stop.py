@@ -18,9 +18,9 @@ import os, signal, sys
 for _ in range(40):
     if os.fork() == 0:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         if os.fork() == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             os.write(1, b"x")
             while True: signal.pause()
         os._exit(0)
