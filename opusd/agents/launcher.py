@@ -72,7 +72,7 @@ class Launcher:
             theirs.close()
         ours.setblocking(False)
         self._socket = ours
-        asyncio.get_running_loop().add_reader(ours.fileno(), self.pump)
+        asyncio.get_running_loop().add_reader(ours.fileno(), self._receive)  # one attempt's answer in a turn
 
     def send(self, message: Message, body: bytes = b"") -> None:
         """Ask for something; a launcher that died unnoticed answers with `gone`."""
@@ -86,26 +86,30 @@ class Launcher:
 
     def pump(self) -> None:
         """Take in all that the launcher has said by now."""
-        died = False
-        while self._socket is not None:
-            try:
-                data, ancillary, _, _ = self._socket.recvmsg(_READ_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
-            except BlockingIOError:
-                break
-            except OSError:
-                data, ancillary = b"", []
-            for level, kind, content in ancillary:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    whole = len(content) // 4
-                    self._handles.extend(struct.unpack(f"{whole}i", content[: whole * 4]))
-            if not data:
-                died = True
-                break
-            self._received += data
-            self._parse()  # at once: the kernel gives one message's descriptors at a time
-        if died:
+        while self._receive():
+            pass
+
+    def _receive(self) -> bool:
+        """Take in one message that brings a descriptor, with what stands before it; whether there may be more."""
+        if self._socket is None:
+            return False
+        try:
+            data, ancillary, _, _ = self._socket.recvmsg(_READ_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data, ancillary = b"", []
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                whole = len(content) // 4
+                self._handles.extend(struct.unpack(f"{whole}i", content[: whole * 4]))
+        if not data:
             self._forget()
             self._gone()
+            return False
+        self._received += data
+        self._parse()  # at once: the kernel gives one message's descriptors at a time
+        return True
 
     async def close(self) -> None:
         """Let the launcher end; shims live on."""

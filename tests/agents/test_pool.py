@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,22 @@ async def test_a_start_returns_before_anything_ran_and_reports_from_the_loop(ben
     assert bench.pool.running() == [(1, 1)]
     await bench.ended()
     assert bench.pool.running() == []
+
+
+async def test_of_a_crowd_that_was_launched_meanwhile_one_is_heard_in_a_turn_of_the_loop(bench: Bench) -> None:
+    crowd, line = 8, bench.folder / "line"
+    os.mkfifo(line)
+    for job in range(1, crowd + 1):
+        bench.start("sh", "-c", "echo > $0", str(line), job=job)
+    with line.open("r+b", buffering=0) as began:
+        for _ in range(crowd):  # the loop stands still meanwhile
+            began.read(1)
+    heard = [0]
+    async with asyncio.timeout(20):
+        while heard[-1] < crowd:
+            await asyncio.sleep(0)  # noqa: TID251 - a turn of the loop, and no time
+            heard.append(len(bench.of(Started)))
+    assert {after - before for before, after in pairwise(heard)} <= {0, 1}
 
 
 async def test_exit_code_137_and_a_sigkill_are_told_apart(bench: Bench) -> None:
