@@ -202,7 +202,10 @@ def make_folder(path: str) -> None:
             os.mkdir(os.path.dirname(path), 0o700)
         except FileExistsError:
             pass
-        os.mkdir(path, 0o700)
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:  # the daemon had orders to leave there meanwhile
+            pass
 
 
 def main() -> int:

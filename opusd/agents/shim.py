@@ -135,7 +135,7 @@ class Keeper:
         self._asked = False  # somebody wants the attempt to end
         self._told: set[tuple[int, int]] = set()
         self._round = SWEEP_SECONDS
-        self._look_at = monotonic_seconds() + QUIET_SECONDS
+        self._look_at = 0.0  # when the daemon's orders are to be read, though no signal tells of any
         self._late = False
         deadline = launch["deadline_s"]
         self._deadline = None if deadline is None else monotonic_seconds() + deadline
@@ -337,6 +337,9 @@ def _live(word: int, frame: bytes | None) -> int:
     told = _told(word, frame)
     if told is None:
         return EXIT_CLAIMED
+    if frame is None:  # whoever told it to end while it waited meant no attempt; what the daemon orders is in a file
+        while signal.sigtimedwait(SIGNALS, 0.0) is not None:
+            pass
     launch, stdin = told
     del told, frame
     record["attempt_id"] = launch["attempt_id"]

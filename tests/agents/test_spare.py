@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from opusd.agents.launcher_main import make_folder
 from opusd.agents.spec import Started
 from opusd.testing.bench import Bench
 
@@ -83,3 +84,35 @@ async def test_the_shim_that_waits_ends_with_a_launcher_that_is_killed(bench: Be
     assert bench.pool.launcher_pid is not None
     os.kill(bench.pool.launcher_pid, signal.SIGKILL)
     await over(spare)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+async def test_what_the_waiting_shim_was_told_by_a_signal_is_not_for_the_next_attempt(
+    bench: Bench, number: int
+) -> None:
+    os.kill(await bench.spare(), number)
+    line = bench.folder / "line"
+    os.mkfifo(line)
+    bench.start("sh", "-c", "echo ready; read word < $0; exit 7", str(line))
+    await bench.output("ready")
+    with line.open("r+b", buffering=0) as agent:
+        agent.write(b"go on\n")
+        assert (await bench.ended()).exit.code == 7
+
+
+def test_the_folder_of_an_attempt_may_be_made_by_the_daemon_at_the_same_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "1" / "1"
+    mkdir = os.mkdir
+
+    def overtaken(path: str, mode: int) -> None:
+        """That of the job is missed, and then there are both."""
+        if path == str(folder.parent):
+            mkdir(folder.parent)
+            mkdir(folder)
+        mkdir(path, mode)
+
+    monkeypatch.setattr("opusd.agents.launcher_main.os.mkdir", overtaken)
+    make_folder(str(folder))
+    assert folder.is_dir()
