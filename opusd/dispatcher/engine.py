@@ -250,7 +250,11 @@ class Engine:
 
         def act() -> None:
             run = job.run
-            if run is not None and run.worker is None and self.pool is not None:
+            if run is None or run.worker is not None or self.pool is None:
+                return
+            if _key(job) in self._starts:
+                self._starts.renew(job)
+            else:
                 self.pool.set_deadline(job.id, run.attempt, self._left(deadline))
 
         decision.effects.append(act)

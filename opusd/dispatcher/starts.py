@@ -122,6 +122,10 @@ class Starts:
         self._known[_key(job)] = start
         self._stand(start)
 
+    def renew(self, job: Job) -> None:
+        """What became of a job in line is on disk, and is what is launched: until then it may still be undone."""
+        self._known[_key(job)].job = job
+
     def __contains__(self, key: Key) -> bool:
         """Whether an attempt is yet to be launched: that it is to end is seen when its turn comes."""
         return key in self._known
@@ -188,8 +192,8 @@ class Starts:
                 return
             start.outcome = record.outcome
         try:
-            launch = self._prepare(current, record.spec, start.outcome, self._tokens[run.attempt_id])
-            listening = self._listen(current, start.outcome)
+            launch = self._prepare(start.job, record.spec, start.outcome, self._tokens[run.attempt_id])
+            listening = self._listen(start.job, start.outcome)
         except Exception as error:  # noqa: BLE001 - whatever it is, no attempt may stay half begun
             self._spawn(self._refuse(start, error))
             return
@@ -234,8 +238,10 @@ class Starts:
         await self._end(start, _unbegun())
 
     async def _end(self, start: Start, end: End) -> None:
-        await self._endings.commit(*_key(start.job), end)
-        self._leave(start)
+        try:
+            await self._endings.commit(*_key(start.job), end)
+        finally:
+            self._leave(start)
 
     def _leave(self, start: Start) -> None:
         assert start.job.run is not None

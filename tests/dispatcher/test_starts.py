@@ -275,11 +275,52 @@ async def test_a_fault_in_one_launch_leaves_those_behind_it_their_turn(crowd):
     await asyncio.wait_for(crowd.engine.launched(picked(crowd)[0], 1), BOUND)
 
 
+def moving(bench, number, timeout):
+    """Decide a new timeout of a running job as the dispatcher does."""
+
+    def decide(decision):
+        bench.engine.deadline_after(decision, editing(number, commands.Edit(timeout=timeout))(decision))
+
+    return bench.writer.command(decide, PERSON.actor)
+
+
 async def test_the_timeout_of_a_job_that_was_changed_while_it_stood_in_line_is_the_new_one(crowd):
-    await in_line(crowd)
+    crowd.store.pause_reading()
+    crowd.engine.tick()
+    await crowd.until(lambda: len(picked(crowd)) == CROWD)
     number = picked(crowd)[-1]
-    edit = commands.Edit(timeout=7_000_000)
-    await crowd.writer.command(editing(number, edit), PERSON.actor)
+    await moving(crowd, number, 7_000_000)
+    crowd.store.resume_reading()
     await launches(crowd, CROWD)
     job, _ = crowd.prepared[-1]
     assert (job.id, job.terms.timeout) == (number, 7_000_000)
+    assert crowd.pool.deadlines == {}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_timeout_that_is_not_on_disk_yet_is_not_launched_and_told_when_it_is(crowd, fails):
+    await in_line(crowd)
+    number = picked(crowd)[-1]
+    crowd.store.hold()
+    crowd.store.fail_next = [CommitFailed("disk full")] if fails else []
+    before = crowd.state.jobs[number].terms.timeout
+    moved = moving(crowd, number, 7_000_000)
+    await launches(crowd, CROWD)
+    job, _ = crowd.prepared[-1]
+    assert (job.id, job.terms.timeout) == (number, before)
+    crowd.store.open_door()
+    await asyncio.wait([moved], timeout=BOUND)
+    assert list(crowd.pool.deadlines) == ([] if fails else [(number, 1)])
+    moved.exception()
+
+
+async def test_an_end_that_cannot_be_decided_leaves_nobody_waiting_for_the_launch(crowd, monkeypatch):
+    async def fails(self, job, attempt, end):
+        raise LookupError(job)
+
+    monkeypatch.setattr("opusd.dispatcher.endings.Endings.commit", fails)
+    await in_line(crowd)
+    number = picked(crowd)[-1]
+    await ending(crowd, number, cancel)
+    await asyncio.wait_for(crowd.engine.launched(number, 1), BOUND)
+    await crowd.said("task.failed")
