@@ -134,3 +134,24 @@ def test_the_daemon_imports_no_rich_and_takes_it_from_nobody() -> None:
     pytest.importorskip("rich")
     program = "import sys, opusd.__main__\nassert 'rich' not in sys.modules\nimport rich"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("lowest", ["debug", "info", "warning", "error"])
+def test_the_levels_that_are_said_to_be_written_are_those_that_are(
+    lowest: str, pipe: tuple[int, int], lines: Callable[[], list[str]]
+) -> None:
+    log.configure(level=lowest, form="text", now=FakeClock().now, stream=pipe[1])
+    for level in ("debug", "info", "warning", "error"):
+        getattr(log.logger(), level)("job.started")
+    assert {line.split()[1] for line in lines()} == log.written(lowest)
+
+
+def test_a_logger_writes_what_is_to_be_written_now_and_not_what_was_when_it_was_made(
+    pipe: tuple[int, int], lines: Callable[[], list[str]]
+) -> None:
+    log.configure(level="error", form="text", now=FakeClock().now, stream=pipe[1])
+    kept = log.logger()
+    for level in ("info", "error", "debug"):
+        log.configure(level=level, form="text", now=FakeClock().now, stream=pipe[1])
+        kept.info(f"at.{level}")
+    assert [line.split()[2] for line in lines()] == ["at.info", "at.debug"]

@@ -2,9 +2,10 @@
 
 import pytest
 
+from opusd.core import state as state_module
 from opusd.core.job import Job, Terms, Tier
 from opusd.core.lifecycle import Status
-from opusd.core.limits import Agent
+from opusd.core.limits import Agent, Quota
 from opusd.core.order import Points
 from opusd.core.state import State
 from opusd.testing.shape import shape_of
@@ -95,3 +96,28 @@ def test_a_moment_that_was_another_ones_before_is_told_once() -> None:
     job = world.submit(run_at=world.now + MINUTE, expires_in=MINUTE)
     world.update(job, run_at=None)
     assert shape_of(world.state)["timers"] == [(world.now + MINUTE, job.id)]
+
+
+def test_what_jobs_of_the_same_terms_want_is_looked_up_anew_with_a_new_configuration() -> None:
+    world = World(max_concurrent=0)
+    job = world.submit(agent="claude", group="small", labels=["a"])
+    plain = world.state.signature(job)
+    agents = {**AGENTS, "claude": Agent("claude", slots=0)}
+    claimed = limits(agents=agents, groups={"small": Quota(max_running=1)})
+    world.state.relimit(claimed)
+    fresh = State(claimed)
+    fresh.load(world.state.jobs.values())
+    assert world.state.signature(job) == fresh.signature(job) != plain
+    assert world.state.signature(job).quotas == ("group:small",)
+    world.state.relimit(world.limits)
+    assert world.state.signature(job) == plain
+
+
+def test_more_terms_than_are_remembered_still_have_each_their_own_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_module, "_MOST_SIGNED", 3)
+    world = World(max_concurrent=0)
+    jobs = [world.submit(group=f"group {number % 7}", boost=number) for number in range(20)]
+    assert [world.state.signature(job).group for job in jobs] == [job.terms.group for job in jobs]
+    for job in jobs:
+        world.cancel(job)
+    assert not world.state.jobs

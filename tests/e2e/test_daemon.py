@@ -278,6 +278,25 @@ def test_the_log_has_one_record_a_line_and_no_job_text(build):
         assert word not in house.said()
 
 
+def test_a_reload_changes_what_is_written_to_the_log(build):
+    """Of a level that leaves the events out nothing is made of them at all."""
+    house = build("[log]\nlevel = 'warning'\nformat = 'json'\n")
+    told = {}
+    for level in ("warning", "debug", "info", "error"):
+        house.configure(f"[log]\nlevel = '{level}'\nformat = 'json'\n")
+        house("system.reload")
+        job = house.sh("true")
+        house.ended(job)
+        told[level] = job["id"]
+    house.stop()
+    records = [json.loads(line) for line in house.said().splitlines()]
+    found = {level: {one["event"] for one in records if one.get("job") == number} for level, number in told.items()}
+    assert (found["warning"], found["error"]) == (set(), set())
+    assert found["info"] >= {"job.started", "job.completed"}
+    assert "job.submitted" not in found["info"]
+    assert found["debug"] >= found["info"] | {"job.submitted"}
+
+
 @pytest.mark.parametrize("method", ["system.info", "queue.status", "agent.list", "rpc.discover", "system.ping"])
 def test_what_takes_no_parameters_answers(commons, method):
     assert isinstance(commons(method), dict)

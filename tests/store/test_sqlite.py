@@ -13,13 +13,15 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from opusd.core.errors import StorageUnavailable
+from opusd.core.job import Attempt, Edge, EdgeState, IfUnmet, Outcome, Spec, Terms
 from opusd.core.lifecycle import Status
 from opusd.store import open_store, sqlite_load, sqlite_query
-from opusd.store.base import Batch, CommitFailed, OutcomeUnknown, Query
-from opusd.store.sqlite import SqliteStore, Transaction
-from opusd.testing.records import born, changed, job
+from opusd.store.base import Batch, CommitFailed, CommitRefused, OutcomeUnknown, Query
+from opusd.store.sqlite import _MOST_ROWS, SqliteStore, Transaction
+from opusd.testing.records import born, changed, event, everything, job, run
 
 OURS = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
@@ -128,6 +130,76 @@ async def test_a_commit_is_one_hop_to_the_writer(path):
     await store.commit(Batch(changes=[changed(one, Status.CANCELLED), born(job(9))], settings={"a": 1}))
     await store.close()
     assert len(calls) == 2
+
+
+MANY = 3 * _MOST_ROWS + 7
+"""Rows of a kind that take several statements, of several lengths."""
+
+
+def everything_of(number):
+    """A new job that has a row of every kind, no value of which another one has."""
+    new = job(
+        number,
+        Status.RUNNING,
+        run=replace(run(number), attempt_id=f"{number:032x}"),
+        key=f"key {number}",
+        terms=Terms(boost=number % 49, group=f"group {number}"),
+        ancestors=(1, 2, number - 1),
+        edges=(Edge(number - 1, state=EdgeState.SATISFIED), Edge(number - 2, if_unmet=IfUnmet.RUN)),
+        attempts=number,
+        version=number,
+    )
+    return born(
+        new,
+        spec=Spec(title=f"title {number}", prompt=f"prompt {number}", labels=[f"label {number}"]),
+        outcome=Outcome(session_id=f"session {number}"),
+        attempt=Attempt(job=number, agent=f"agent {number}", run=new.run, log_bytes=number),
+        event=event(number, number, detail={"n": number}),
+    )
+
+
+@pytest.mark.parametrize("count", [1, _MOST_ROWS - 1, _MOST_ROWS, _MOST_ROWS + 1, MANY])
+async def test_rows_that_take_several_statements_are_each_what_they_were(store, count):
+    births = [everything_of(number) for number in range(10, 10 + count)]
+    settings = {f"setting {number}": number for number in range(count)}
+    await store.commit(Batch(changes=births, settings=settings))
+    found = await store.records([one.after.id for one in births])
+    known = {record.job.id: (record.job, record.spec, record.outcome) for record in found}
+    assert known == {one.after.id: (one.after, one.spec, one.outcome) for one in births}
+    for one in births:
+        assert await store.attempts(one.after.id) == [one.attempt]
+    assert await store.events(0, 10_000) == [one.event for one in births]
+    assert (await store.load_active()).settings == settings
+    assert await store.tree_size(2) == count
+    ends = [changed(one.after, Status.COMPLETED, outcome=Outcome(session_id="x")) for one in births]
+    await store.commit(Batch(changes=ends))
+    again = await store.records([one.after.id for one in births])
+    assert {record.job.id: record.job for record in again} == {one.after.id: one.after for one in ends}
+    assert {record.outcome.session_id for record in again} == {"x"}
+
+
+@pytest.mark.parametrize("place", [0, _MOST_ROWS - 1, _MOST_ROWS, MANY - 1])
+@pytest.mark.parametrize("wrong", ["birth", "state", "end", "pruned"])
+async def test_one_wrong_row_wherever_it_is_refuses_all_statements_of_its_batch(store, wrong, place):
+    jobs = [job(number) for number in range(1, MANY + 1)]
+    gone = [job(number, Status.CANCELLED) for number in range(MANY + 1, 2 * MANY + 1)]
+    await store.commit(Batch(changes=[born(one) for one in (*jobs, *gone)]))
+    before = await everything(store)
+    new = [born(job(number)) for number in range(1000, 1000 + MANY)]
+    held = [changed(one, Status.HELD) for one in jobs]
+    pruned = [(one.id, False) for one in gone]
+    match wrong:
+        case "birth":
+            new[place] = born(job(1))
+        case "state":
+            held[place] = changed(replace(jobs[place], version=9), Status.HELD)
+        case "end":
+            held[place] = changed(replace(jobs[place], version=9), Status.COMPLETED)
+        case _:
+            pruned[place] = (5000, False)
+    with pytest.raises(CommitRefused):
+        await store.commit(Batch(changes=[*new, *held], pruned=pruned, settings={"a": 1}))
+    assert await everything(store) == before
 
 
 async def test_after_close_nothing_is_promised(path):

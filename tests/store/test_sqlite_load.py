@@ -5,11 +5,15 @@ import random
 import msgspec
 import pytest
 
-from opusd.core.job import Edge, EdgeState, Extra, Job, Source, Terms, Tier
+from opusd.core.job import Edge, EdgeState, Extra, Job, Source, Terms, Tier, intern
 from opusd.core.lifecycle import Status
+from opusd.core.limits import Quota
+from opusd.core.state import State
 from opusd.store import open_store, sqlite_load
 from opusd.store.base import Batch, Query
 from opusd.testing.records import FULL_EXTRA, FULL_RUN, FULL_TERMS, START, born, job
+from opusd.testing.shape import shape_of
+from tests.core.world import limits
 
 TERMS = [Terms(boost=boost, agent=f"agent {boost}") for boost in range(sqlite_load._FREQUENT + 3)]
 RARE = [
@@ -97,3 +101,48 @@ async def test_an_empty_registry_has_no_jobs(tmp_path):
     assert msgspec.to_builtins(sqlite_load.load(path)) == {
         "others": [], "alike": [], "last_job": 0, "last_event": 0, "settings": {}, "finals": {}, "attempts": {},
     }  # fmt: skip
+
+
+ODD = ["a\0b", "'\"\\\\", "\u2028", "1", "null", "[1]", "  ", "é" * 50, "\x7f\x01", "🐙", "-0", "claude"]
+LONGEST = 2**62 - START
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_what_a_start_makes_of_it_is_what_the_jobs_made_one_by_one(tmp_path, seed):
+    """Also of texts that look like something else, of the largest numbers, and of agents that are configured no more"""
+    some, number, jobs = random.Random(seed), 0, []
+    terms = [
+        Terms(
+            agent=some.choice(ODD),
+            type=some.choice(ODD),
+            tier=some.choice(list(Tier)),
+            boost=some.choice((-49, 0, 49)),
+            group=some.choice((None, "small", *ODD)),
+            expires_in=some.choice((None, None, 1, LONGEST)),
+            needs=some.choice(((), ((some.choice(ODD), 2**53),))),
+            submitted_by=some.choice(("user:1", "user:4294967295")),
+            labels=some.choice(((), (some.choice(ODD),))),
+        )
+        for _ in range(12)
+    ]
+    for place in range(300):
+        number += some.choice([1] * 20 + [2, 5_000, 1 << 20])
+        fields = {"terms": intern(some.choice(terms[place // 60 : place // 60 + 3]))}
+        if some.random() < 0.15:
+            fields |= some.choice(RARE)
+            if "key" in fields:
+                fields["key"] = f"{some.choice(ODD)} {number}"
+        jobs.append(job(number, **fields))
+    path, unfinished = await kept(tmp_path, jobs)
+    rules = limits(groups={"small": Quota(max_running=1)})
+    lived = State(rules)
+    for one in unfinished:
+        lived.apply(None, one)
+    for chunk in (1, 3, 64, 1000):
+        found = sqlite_load.load(path, chunk)
+        loaded = State(rules)
+        loaded.load(found.others, found.alike)
+        assert shape_of(loaded) == shape_of(lived)
+        assert {one.id: loaded.signature(one) for one in unfinished} == {
+            one.id: lived.signature(one) for one in unfinished
+        }
