@@ -245,6 +245,11 @@ class Lane:
         self._standing = _Heads(self._head)
         self._wanted: dict[Hashable, _Heads] = {}  # the last one asked for last
 
+    def close(self) -> None:
+        """Another lane takes its place: no cycle is left behind, for the collector may look at this one no more."""
+        self._placing = self._standing = _Heads(_nothing)
+        self._wanted.clear()
+
     def push(self, key: int, signature: Signature) -> None:
         self.order.add(key)
         if signature != PLAIN:
@@ -340,3 +345,7 @@ class Lane:
 
     def _lives(self, key: int, signature: Signature) -> bool:
         return key in self.order and self._signatures.get(key, PLAIN) == signature
+
+
+def _nothing(_: Signature) -> None:
+    """The first key of a class of a lane that is closed."""

@@ -96,10 +96,15 @@ def _stirs(state: State, change: Change, until: int | None) -> bool:
     job, before = change.after, change.before
     terms = job.terms
     agent = state.limits.agents.get(terms.agent)
-    if agent is None or agent.slots or agent.starts_per_minute is not None:
+    if agent is None or agent.slots or state.slots.get(terms.agent) or agent.starts_per_minute is not None:
         return True
-    if before is not None and (before.terms is not terms or terms.needs or state.accounts.of(job)):
-        return True  # what it had, others may take
+    if job.edges or (before is not None and before.edges):
+        return True  # what it waits for may stand elsewhere in line now
+    if before is not None:
+        if before.terms is not terms or terms.needs or state.accounts.of(job):
+            return True  # what it had, others may take
+        if before.run is not None and before.run.worker is None:
+            return True  # begun when its agent had slots: it is in the pool
     due = state.due(job)
     return due is not None and (until is None or due < until)
 

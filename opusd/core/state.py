@@ -78,6 +78,8 @@ class State:
         """The configuration was read again. Sizes that people set stay until the configured value itself changes."""
         self.limits = limits
         sizes.settle(self)
+        for lane in self.lanes.values():
+            lane.close()
         self.lanes = {}
         self.accounts.relimit(limits, self.jobs.values())
         self.windows.relimit(limits)

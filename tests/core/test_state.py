@@ -1,5 +1,8 @@
 """The cache of the registry: what a new configuration changes in it, and what a wrong change does not."""
 
+import gc
+import weakref
+
 import pytest
 
 from opusd.core import state as state_module
@@ -96,6 +99,22 @@ def test_a_moment_that_was_another_ones_before_is_told_once() -> None:
     job = world.submit(run_at=world.now + MINUTE, expires_in=MINUTE)
     world.update(job, run_at=None)
     assert shape_of(world.state)["timers"] == [(world.now + MINUTE, job.id)]
+
+
+def test_the_lanes_that_a_new_configuration_replaces_leave_no_cycle_for_a_collector_that_looks_at_them_no_more() -> (
+    None
+):
+    world = World(max_concurrent=0)
+    for agent in ("claude", "codex"):
+        world.submit(agent=agent)
+    world.tick()
+    lanes = [weakref.ref(lane) for lane in world.state.lanes.values()]
+    gc.disable()
+    try:
+        world.state.relimit(world.limits)
+        assert [lane() for lane in lanes] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_what_jobs_of_the_same_terms_want_is_looked_up_anew_with_a_new_configuration() -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 
 from opusd.core import leases, scheduler
+from opusd.core.job import Tier
 from opusd.core.limits import Agent, Limits, Quota
 from opusd.core.retry import PRESETS
 from tests.core.world import HOUR, MINUTE, SECOND, World, depends, submission
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opusd.core.job import Job
 
 AGENTS = {
     "claude": Agent("claude", slots=1, retry=PRESETS["none"]),
@@ -17,6 +24,13 @@ AGENTS = {
     "paced": Agent("paced", slots=0, starts_per_minute=2),
 }
 RULES = Limits(agents=AGENTS, default_agent="claude", max_concurrent=1, capacities={"gpu": 1})
+RESERVING = Limits(
+    agents={**AGENTS, "claude": Agent("claude", slots=3, retry=PRESETS["none"])},
+    default_agent="claude",
+    max_concurrent=3,
+    capacities={"gpu": 3},
+    reserve_after=30 * SECOND,
+)
 BUSY = Limits(agents=AGENTS, default_agent="claude", max_concurrent=1, groups={"small": Quota(max_running=1)})
 
 
@@ -39,7 +53,84 @@ def test_what_the_daemon_itself_would_run_asks_for_one() -> None:
     assert scheduler.stirs(world.open[-1], None)
 
 
-@pytest.mark.parametrize("rules", [RULES, BUSY], ids=["plain", "quotas"])
+def test_what_a_person_gave_slots_to_asks_for_one_though_it_is_configured_without() -> None:
+    world = World(RULES, autocommit=False)
+    world.resize(1, "pull")
+    until = _settled(world)
+    waits = world.submit(agent="pull")
+    assert scheduler.stirs(world.open[-1], until)
+    assert world.started() == [waits.id]
+
+
+def test_what_runs_in_the_pool_and_ends_asks_for_one_though_its_agent_has_no_slots_any_more() -> None:
+    world = World(RULES, autocommit=False)
+    world.resize(1, "pull")
+    begun = world.submit(agent="pull")
+    assert world.started() == [begun.id]
+    world.resize(0, "pull")
+    waits = world.submit(agent="claude")
+    until = _settled(world)
+    world.end(begun)
+    assert scheduler.stirs(world.open[-1], until)
+    assert world.started() == [waits.id]
+
+
+def test_so_it_does_where_a_new_configuration_has_taken_the_slots_away() -> None:
+    world = World(RULES, autocommit=False)
+    begun = world.submit(agent="claude")
+    assert world.started() == [begun.id]
+    agents = {**AGENTS, "claude": Agent("claude", slots=0), "codex": Agent("codex", slots=1)}
+    world.state.relimit(Limits(agents=agents, default_agent="codex", max_concurrent=1))
+    waits = world.submit(agent="codex")
+    until = _settled(world)
+    world.end(begun)
+    assert scheduler.stirs(world.open[-1], until)
+    assert world.started() == [waits.id]
+
+
+def _reserved() -> tuple[World, Job]:
+    """One of two needs is held, and the first in order, which wants both, keeps the other one to itself."""
+    rules = Limits(
+        agents={**AGENTS, "claude": Agent("claude", slots=9)},
+        default_agent="claude",
+        max_concurrent=9,
+        capacities={"gpu": 2},
+        reserve_after=MINUTE,
+    )
+    world = World(rules, autocommit=False)
+    world.submit(needs={"gpu": 1})
+    assert world.started()
+    wants = world.submit(needs={"gpu": 2})
+    assert not world.started()
+    return world, wants
+
+
+def test_a_job_that_rises_past_a_reservation_asks_for_one_whoever_it_rises_for() -> None:
+    world, _ = _reserved()
+    assert not world.started(2 * MINUTE)
+    behind = world.submit(needs={"gpu": 1})
+    until = _settled(world)
+    world.submit(agent="pull", tier=Tier.URGENT, depends=(depends(behind.id),))
+    assert scheduler.stirs(world.open[-1], until)
+    assert world.started() == [behind.id]
+
+
+@pytest.mark.parametrize("verb", [World.cancel, lambda world, job: world.update(job, depends=())])
+def test_a_job_that_falls_behind_what_it_kept_back_asks_for_one_whoever_it_stood_there_for(
+    verb: Callable[[World, Job], Job],
+) -> None:
+    world, wants = _reserved()
+    heir = world.submit(agent="pull", tier=Tier.URGENT, depends=(depends(wants.id),))
+    assert not world.started()
+    assert not world.started(2 * MINUTE)
+    kept_back = world.submit(needs={"gpu": 1}, boost=20)
+    until = _settled(world)
+    verb(world, heir)
+    assert scheduler.stirs(world.open[-1], until)
+    assert world.started() == [kept_back.id]
+
+
+@pytest.mark.parametrize("rules", [RULES, BUSY, RESERVING], ids=["plain", "quotas", "reserving"])
 @pytest.mark.parametrize("seed", range(12))
 def test_a_tick_after_what_asks_for_none_finds_nothing_to_do(rules: Limits, seed: int) -> None:
     draw = random.Random(seed)
@@ -73,13 +164,14 @@ def _settled(world: World) -> int | None:
 def _something(world: World, draw: random.Random) -> None:
     running = world.running()
     known = list(world.known)[-10:]
-    match draw.choice(("submit", "submit", "submit", "claim", "claim", "end", "cancel", "hold", "update")):
+    match draw.choice(("submit", "submit", "submit", "claim", "claim", "end", "cancel", "hold", "update", "resize")):
         case "submit":
             world.admit(
                 [
                     submission(
                         agent=draw.choice(("pull", "pull", "pull", "paced", "claude")),
-                        needs=draw.choice(({}, {}, {"gpu": 1})),
+                        needs=draw.choice(({}, {}, {"gpu": 1}, {"gpu": world.limits.capacity("gpu")})),
+                        tier=draw.choice((Tier.NORMAL, Tier.NORMAL, Tier.URGENT)),
                         group=draw.choice((None, None, "small")),
                         expires_in=draw.choice((None, 30 * SECOND, HOUR)),
                         run_at=draw.choice((None, None, world.now + MINUTE)),
@@ -101,9 +193,11 @@ def _something(world: World, draw: random.Random) -> None:
             number = draw.choice(known)
             if world[number].status.value in ("queued", "blocked", "scheduled"):
                 world.hold(number)
+        case "resize" if draw.random() < 0.2:
+            world.resize(draw.choice((0, 0, 1)), "pull")
         case "update" if known:
             number = draw.choice(known)
             if world[number].status.value in ("queued", "blocked"):
-                world.update(number, agent=draw.choice(("pull", "claude")))
+                world.update(number, **draw.choice(({"agent": "pull"}, {"agent": "claude"}, {"depends": ()})))
         case _:
             pass

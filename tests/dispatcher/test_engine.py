@@ -2,11 +2,12 @@
 
 import asyncio
 import errno
+from functools import partial
 
 import pytest
 from msgspec.structs import replace
 
-from opusd.core import commands
+from opusd.core import commands, sizes
 from opusd.core.attempts import MAX_LOSSES
 from opusd.core.errors import InvalidParams, StorageUnavailable
 from opusd.core.lifecycle import Status
@@ -63,6 +64,14 @@ async def test_nothing_is_launched_before_its_start_is_on_disk(engines):
     await engines.launched(1)
     assert (await record(engines, 1)).job.status is Status.RUNNING
     assert engines.pool.launches[0].attempt_id == engines.state.jobs[1].run.attempt_id
+
+
+async def test_an_agent_that_is_configured_without_slots_and_was_given_one_starts_its_jobs_as_they_come(engines):
+    await engines.begin()
+    await engines.writer.command(partial(sizes.resize, max_concurrent=1, agent="pull"), PERSON.actor)
+    await turns(20)
+    await engines.submit(agent="pull")
+    await engines.launched(1)
 
 
 async def test_a_commit_that_fails_launches_nothing_and_the_job_starts_when_there_is_room(engines):
