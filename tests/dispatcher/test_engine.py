@@ -7,7 +7,8 @@ from functools import partial
 import pytest
 from msgspec.structs import replace
 
-from opusd.core import commands, sizes
+from opusd.core import admission, commands, scheduler, sizes
+from opusd.core.admission import Facts
 from opusd.core.attempts import MAX_LOSSES
 from opusd.core.errors import InvalidParams, StorageUnavailable
 from opusd.core.lifecycle import Status
@@ -16,7 +17,7 @@ from opusd.store.base import CommitFailed
 from opusd.store.sqlite import SqliteStore
 from opusd.testing.pool import ScriptedPool
 from opusd.testing.shape import shape_of
-from tests.core.world import AGENTS, PERSON, limits
+from tests.core.world import AGENTS, PERSON, limits, submission
 from tests.dispatcher.bench import BOUND, EngineBench, Paced, paced, turns
 
 DISK_FULL = CommitFailed("database or disk is full")
@@ -64,6 +65,22 @@ async def test_nothing_is_launched_before_its_start_is_on_disk(engines):
     await engines.launched(1)
     assert (await record(engines, 1)).job.status is Status.RUNNING
     assert engines.pool.launches[0].attempt_id == engines.state.jobs[1].run.attempt_id
+
+
+async def test_of_a_crowd_that_is_due_at_once_some_have_their_moment_in_each_turn_of_the_loop(engines, monkeypatch):
+    monkeypatch.setattr(scheduler, "MAX_DUE", 5)
+    await engines.begin()
+    at = engines.clock.now() + 1_000_000
+    crowd = [submission(agent="pull", run_at=at)] * 20
+    await engines.writer.command(lambda decision: len(admission.submit(decision, crowd, Facts(), PERSON)), PERSON.actor)
+    async with asyncio.timeout(BOUND):
+        await engines.clock.until_waiting()
+    engines.clock.advance(1.0)
+    left = [20]
+    while left[-1]:
+        await turns()
+        left.append(engines.state.statuses[Status.SCHEDULED])
+    assert len(set(left)) > 2, "all of them in one turn"
 
 
 async def test_an_agent_that_is_configured_without_slots_and_was_given_one_starts_its_jobs_as_they_come(engines):
