@@ -316,6 +316,7 @@ class Connection(asyncio.Protocol):
             if failure is not None:
                 self._on_error(failure, call.binding.method.name)
             self._reply(call, encode_error(call.id, self._ending(call, failure)))
+        call.task = None  # it keeps how it was cancelled, and with that this call: no cycle is left behind
         self._running.discard(call)
         self._waiting -= call.binding.method.waits
         if call.reply_to is not None:

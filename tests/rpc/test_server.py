@@ -122,6 +122,29 @@ async def test_closing_does_not_wait_longer_than_it_was_told(tmp_path):
     await peer.close()
 
 
+@pytest.mark.parametrize("ends", ["cancelled", "gone"])
+async def test_a_call_that_is_cancelled_leaves_no_cycle_for_the_collector(tmp_path, ends):
+    """What it looks at no more it would never free: with each the connection, and all that it holds."""
+    async with Daemon(tmp_path / "s") as daemon:
+        other, peer = await daemon.peer(), await daemon.peer()
+        gc.disable()
+        try:
+            peer.call(1, "job.wait", group="g")
+            await daemon.commands.until(lambda: daemon.commands.started)
+            connections = weakref.WeakSet(daemon.server._connections)
+            tasks = weakref.WeakSet(call.task for one in connections for call in one._running)
+            assert len(tasks) == 1
+            if ends == "cancelled":
+                peer.send({"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": 1}})
+                assert (await peer.line())["error"]["code"] == -32800
+            await peer.close()
+            async with asyncio.timeout(BOUND):
+                while len(connections) > 1 or tasks:
+                    await other.ask({"jsonrpc": "2.0", "id": 1, "method": "system.ping"})
+        finally:
+            gc.enable()
+
+
 async def test_a_connection_that_is_over_leaves_no_cycle_for_the_collector(tmp_path):
     """Ten thousand that end together would stop the loop for half a second."""
     async with Daemon(tmp_path / "s") as daemon:
