@@ -91,16 +91,26 @@ async def rest(client, account):
             await client.call("worker.complete", id=claim["job"]["id"], token=token)
     while time.monotonic() < end:
         left = (await client.call("job.list", limit=1000, status=[*ALIVE]))["jobs"]
-        if not left:
+        if not left and not await owes(client):
             return []
         for job in left:
             with suppress(RpcError):
                 await advance(client, job)
-        taken = await client.call("worker.claim", worker="rest", agents=["pull"], count=10, lease=2)
+        taken = await client.call(
+            "worker.claim", worker="rest", agents=["pull"], count=10, lease=2, wait=0 if left else 0.1
+        )
         for claim in taken["claims"]:
             await client.call("worker.complete", id=claim["job"]["id"], token=claim["token"])
-        await client.call("job.wait", ids=[job["id"] for job in left], any=True, timeout=0.25)
+        if left:
+            await client.call("job.wait", ids=[job["id"] for job in left], any=True, timeout=0.25)
     return [f"job {job['id']} ({job['key']}) is stuck as {job['status']}: {job['reason']}" for job in left]
+
+
+async def owes(client):
+    """Whether the firing that was due while no daemon ran is still to come: schedules are looked at after a start."""
+    names = {one["name"] for one in (await client.call("schedule.list"))["schedules"]}
+    keys = [job["key"] or "" for job in (await client.call("job.list", limit=1000))["jobs"]]
+    return SCHEDULE in names and not any(key.startswith(f"schedule:{SCHEDULE}:") for key in keys)
 
 
 ALIVE = ("held", "blocked", "scheduled", "queued", "running", "cancelling", "needs_input", "retrying")
