@@ -212,7 +212,8 @@ POOL_RESIZE = Method(
     "pool.resize",
     p.PoolResize,
     r.Pool,
-    "Set how many attempts run at once, in all or of one agent. Lowering ends nothing.",
+    "Set how many attempts run at once, in all or of one agent. Lowering ends nothing. Refused for an agent without "
+    "`argv`: workers alone take its jobs.",
     "write",
     (*_WRITE, NotFound),
 )

@@ -93,6 +93,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
                 agent.name: Agent(
                     name=agent.name,
                     slots=UNLIMITED if agent.slots is None else agent.slots,
+                    starts=bool(agent.argv) or agent.name == EXEC,
                     max_queued=UNLIMITED if agent.max_queued is None else agent.max_queued,
                     retry=agent.retry,
                     timeout=agent.timeout,

@@ -199,6 +199,9 @@ def _agent(state: State, job: Job, now: int) -> list[Constraint]:
     if spread is not None and spread > now:
         return [Constraint("starts_per_minute", f"agent {name} starts so many jobs a minute and no more", spread)]
     slots = state.slots[name]
+    if not slots and state.limits.agents[name].slots:
+        words = f"agent {name} is resized to 0 slots: `opusctl resize N --agent {name}` gives it some"
+        return [Constraint("slots", words)]
     if not slots:
         return [Constraint("worker", f"waits for a worker to claim it: agent {name} has no slots of its own")]
     busy = state.agent_busy(name)
@@ -212,7 +215,9 @@ def _pool(state: State, job: Job) -> list[Constraint]:
         return []
     if state.pool_busy() < state.max_concurrent or _above(state, job):
         return []
-    return [Constraint("pool", f"all {state.max_concurrent} slots of the pool are busy")]
+    if state.max_concurrent:
+        return [Constraint("pool", f"all {state.max_concurrent} slots of the pool are busy")]
+    return [Constraint("pool", "the pool is resized to 0 slots: `opusctl resize N` gives it some")]
 
 
 def _above(state: State, job: Job) -> bool:

@@ -33,10 +33,11 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Agent(msgspec.Struct, frozen=True):
-    """A configured way to do work. `slots` 0: workers alone take its jobs."""
+    """A configured way to do work. `slots` 0: workers alone take its jobs. `starts`: opusd could, given slots."""
 
     name: str
     slots: int = 3
+    starts: bool = True
     max_queued: int = UNLIMITED
     retry: Policy = PRESETS["default"]
     timeout: int | None = None

@@ -1,6 +1,7 @@
 """How much the pool and each agent hold: as it is configured, unless a person has said otherwise.
 
-A size that a person set is kept, and holds as long as the configured one is what it was then.
+A size that a person set is kept, and holds as long as the configured one is what it was then. An agent of which
+nothing can be started has no slots, whatever was set.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from opusd.core.decision import Decision
+    from opusd.core.limits import Limits
     from opusd.core.state import State
 
 _POOL: Final = "pool"
@@ -42,11 +44,17 @@ def settle(state: State) -> None:
 
     def size(name: str, configured: int) -> int:
         found = state.sized.get(name)
-        return configured if found is None or found.configured != configured else found.value
+        return configured if found is None or holding.get(name) != found.configured else found.value
 
-    limits = state.limits
+    limits, holding = state.limits, _configured(state.limits)
     state.max_concurrent = size(_POOL, limits.max_concurrent)
     state.slots = {name: size(_SLOTS + name, agent.slots) for name, agent in limits.agents.items()}
+
+
+def _configured(limits: Limits) -> dict[str, int]:
+    """The sizes that a person may change, as they are configured."""
+    slots = {_SLOTS + name: agent.slots for name, agent in limits.agents.items() if agent.starts}
+    return {_POOL: limits.max_concurrent, **slots}
 
 
 def resize(decision: Decision, max_concurrent: int | None, agent: str | None) -> None:
@@ -60,14 +68,16 @@ def resize(decision: Decision, max_concurrent: int | None, agent: str | None) ->
         if agent not in limits.agents:
             message = f"agent {agent!r} is not configured; there are: {', '.join(sorted(limits.agents))}"
             raise InvalidParams(message, path="$.agent")
+        if not limits.agents[agent].starts:
+            message = f"workers claim the jobs of agent {agent}, and it has no argv: opusd starts nothing of it"
+            raise InvalidParams(message, path="$.agent")
         _keep(decision, _SLOTS + agent, Size(max_concurrent, limits.agents[agent].slots))
     decision.note("pool.resized", detail={"max_concurrent": max_concurrent, **({"agent": agent} if agent else {})})
 
 
 def forget(decision: Decision) -> None:
     """Another size is configured than the one that a person changed: that does not come back when it is again."""
-    limits = decision.state.limits
-    configured = {_POOL: limits.max_concurrent, **{_SLOTS + name: one.slots for name, one in limits.agents.items()}}
+    configured = _configured(decision.state.limits)
     for name, size in list(decision.state.sized.items()):
         if configured.get(name) != size.configured:
             _keep(decision, name, None)

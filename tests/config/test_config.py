@@ -38,6 +38,7 @@ def test_without_a_file_there_are_the_defaults_and_the_agents_exec_and_pull() ->
     assert list(config.agents) == ["exec", "pull"]
     assert config.agents["exec"].retry == PRESETS["none"]
     assert (config.limits().agents["exec"].slots, config.limits().agents["pull"].slots) == (UNLIMITED, 0)
+    assert (config.limits().agents["exec"].starts, config.limits().agents["pull"].starts) == (True, False)
     assert config.agents["pull"].may_submit == ("pull",)
     assert (config.output.head, config.output.tail) == (8 << 20, 56 << 20)
 
@@ -339,6 +340,11 @@ def test_what_is_no_file_is_refused_without_blocking(tmp_path: Path) -> None:
 def test_a_refusal_names_the_file_and_the_key(file: Path) -> None:
     file.write_text("[agents.claude]\nargvv = ['x']\n")
     assert message_of(file) == f"{file}: agents.claude.argvv: [agents.claude] has no key 'argvv'; the nearest is 'argv'"
+
+
+def test_opusd_can_start_what_has_an_argv_though_it_has_no_slots() -> None:
+    core = parse(agents(claude=CLAUDE | {"slots": 0}, boxed={"slots": 0})).limits().agents
+    assert [(core[name].slots, core[name].starts) for name in ("claude", "boxed")] == [(0, True), (0, False)]
 
 
 def test_a_config_is_a_value(file: Path) -> None:

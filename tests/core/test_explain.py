@@ -170,6 +170,20 @@ def test_jobs_for_workers_and_for_agents_that_are_gone_say_so() -> None:
     assert "not configured any more" in reason(world, job)
 
 
+def test_what_is_resized_to_0_says_so_and_not_that_workers_would_claim_it() -> None:
+    world = World()
+    world.resize(0, "codex")
+    job = world.submit(agent="codex")
+    assert why(world, job) == [
+        Constraint("slots", "agent codex is resized to 0 slots: `opusctl resize N --agent codex` gives it some")
+    ]
+    world.resize(0)
+    other = world.submit(agent="claude")
+    assert why(world, other)[0] == Constraint(
+        "pool", "the pool is resized to 0 slots: `opusctl resize N` gives it some"
+    )
+
+
 def test_a_drain_is_named() -> None:
     world = World()
     job = world.submit()

@@ -1,8 +1,12 @@
 """What the pool and agents hold: the configuration's word, and a person's."""
 
-from msgspec.structs import replace
+import pytest
+from msgspec.structs import asdict, replace
 
 from opusd.core import sizes
+from opusd.core.errors import InvalidParams
+from opusd.core.limits import Agent
+from opusd.core.sizes import Size
 from opusd.core.state import State
 from tests.core.world import AGENTS, World, limits
 
@@ -44,3 +48,37 @@ def test_a_resize_that_is_not_kept_gives_way_to_what_is_configured_by_then():
     world.fail()
     assert world.state.max_concurrent == 2
     assert set(world.state.slots) == set(agents)
+
+
+BOXED = {**AGENTS, "boxed": Agent("boxed", slots=0, starts=False)}
+
+
+@pytest.mark.parametrize("slots", [0, 3])
+def test_an_agent_of_which_nothing_can_be_started_is_given_no_slots(slots):
+    world = World(agents=BOXED)
+    with pytest.raises(InvalidParams, match="workers claim the jobs of agent boxed, and it has no argv") as refused:
+        world.resize(slots, "boxed")
+    assert refused.value.data["path"] == "$.agent"
+    assert world.state.slots["boxed"] == 0
+    assert "slots:boxed" not in world.settings
+
+
+def test_slots_that_such_an_agent_was_given_once_do_not_hold_and_are_forgotten():
+    kept = {"slots:boxed": asdict(Size(3, 0)), "slots:codex": asdict(Size(7, 1))}
+    world = World(agents=BOXED)
+    sizes.restore(world.state, kept)
+    assert (world.state.slots["boxed"], world.state.slots["codex"]) == (0, 7)
+    world.decide(sizes.forget)
+    assert world.settings == world.settings | {"slots:boxed": None}
+    assert list(world.state.sized) == ["slots:codex"]
+
+
+def test_an_agent_that_loses_its_argv_loses_the_slots_that_it_was_given():
+    started = {**AGENTS, "boxed": Agent("boxed", slots=0)}
+    world = World(agents=started)
+    world.resize(2, "boxed")
+    assert world.state.slots["boxed"] == 2
+    reloaded(world, agents=BOXED)
+    assert world.state.slots["boxed"] == 0
+    reloaded(world, agents=started)
+    assert world.state.slots["boxed"] == 0

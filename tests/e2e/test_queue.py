@@ -419,6 +419,7 @@ def test_resizing_the_pool_starts_more_and_ends_nothing_and_survives_a_restart(f
     full("pool.resize", agent="exec", max_concurrent=3)
     full.ended(third)
     assert full.refused("pool.resize", agent="nobody", max_concurrent=3).code == -32001
+    assert full.refused("pool.resize", agent="pull", max_concurrent=3).data["path"] == "$.agent"
     full.door.open(2)
 
 
