@@ -44,7 +44,7 @@ JOB_SUBMIT_BATCH = Method(
     p.JobSubmitBatch,
     r.SubmittedBatch,
     "Enter up to 1,000 jobs, all or none. `depends_on` may name keys of the batch in any order; "
-    "an error carries `data.index`.",
+    "an error carries `data.index`. Where one reply would not hold the jobs they come `shortened`, in order.",
     "write",
     _ADMIT,
 )
@@ -173,7 +173,7 @@ QUEUE_PEEK = Method(
     "queue.peek",
     p.QueuePeek,
     r.Jobs,
-    "The queued jobs in the order of dispatch.",
+    "The queued jobs in the order of dispatch; `omitted` of them where one reply does not hold so many.",
     errors=(InvalidParams, NotFound),
 )
 QUEUE_CAPACITY = Method(

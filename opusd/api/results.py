@@ -15,14 +15,23 @@ class Done(msgspec.Struct):
 
 
 class Submitted(msgspec.Struct, kw_only=True):
-    """`created` is false when the key was in use: then `job` is the key's."""
+    """`created` is false when the key was in use: then `job` is the key's.
+
+    `shortened`: one reply would not hold the job as it is, so it has only what every job has, and no long text.
+    """
 
     job: Job
     created: bool
+    shortened: bool | UnsetType = UNSET
 
 
 class SubmittedBatch(msgspec.Struct, kw_only=True):
+    """`shortened`: one reply would not hold the jobs as they are, so they have only what every job has and their keys,
+    and no long text; job.get has all.
+    """
+
     jobs: list[Submitted]
+    shortened: bool | UnsetType = UNSET
 
 
 class Jobs(msgspec.Struct, kw_only=True):

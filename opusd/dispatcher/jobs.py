@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
@@ -21,7 +21,7 @@ from opusd.core.times import parse_duration
 from opusd.dispatcher.desk import Desk, Ref, Session, one_of
 from opusd.dispatcher.intake import Intake, check_objects, read
 from opusd.dispatcher.learning import REREADS, learn
-from opusd.dispatcher.views import NOTHING, Snapshot, snapshot, view
+from opusd.dispatcher.views import NOTHING, Snapshot, brief, snapshot, view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,6 +59,14 @@ class JobVerbs:
             if isinstance(index, int) and path.startswith("$.") and not path.startswith(paths[index]):
                 error.data["path"] = paths[index] + path[1:]  # whoever refused it knew the entry alone
             raise
+
+    def job_submit_shorter(self, result: results.Submitted) -> dict[str, Any]:
+        """The job is entered: whoever sent it learns its id, however long it is."""
+        return {"job": brief(result.job), "created": result.created, "shortened": True}
+
+    def job_submit_batch_shorter(self, result: results.SubmittedBatch) -> dict[str, Any]:
+        jobs = [{"job": brief(one.job), "created": one.created} for one in result.jobs]
+        return {"jobs": jobs, "shortened": True}
 
     async def _submit(
         self, session: Session, sent: Sequence[wire.JobSpec], paths: list[str], *, full: bool = True

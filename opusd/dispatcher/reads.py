@@ -196,7 +196,9 @@ class ReadVerbs:
 
         async with session.turn:
             seen = await self._desk.writer.read(look)
-        return results.Jobs(jobs=await self._desk.show_all(seen, full=False))
+        shown = await self._desk.show_all(seen, full=False)
+        held = that_fit(shown)
+        return results.Jobs(jobs=held, omitted=len(shown) - len(held))
 
     async def queue_status(self, session: Session, params: p.QueueStatus) -> results.Status:
         del params

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def offer(rooms: Iterable[object]) -> Any:
-    """A namespace with the coroutine of each method of the table that one of the rooms has; no method has two."""
+    """A namespace with the coroutine of each method of the table that one of the rooms has; no method has two.
+
+    What stands beside it there goes with it: `VERB_unanswered`, `VERB_shorter`.
+    """
     offered: dict[str, Any] = {}
     for room in rooms:
         for method in METHODS.values():
@@ -20,7 +23,7 @@ def offer(rooms: Iterable[object]) -> Any:
             if verb is not None:
                 assert method.verb not in offered, method.name
                 offered[method.verb] = verb
-                unanswered = getattr(room, f"{method.verb}_unanswered", None)
-                if unanswered is not None:
-                    offered[f"{method.verb}_unanswered"] = unanswered
+                for name in (f"{method.verb}_unanswered", f"{method.verb}_shorter"):
+                    if (beside := getattr(room, name, None)) is not None:
+                        offered[name] = beside
     return SimpleNamespace(**offered)

@@ -29,6 +29,7 @@ class Commands(Protocol):
 
     `events_subscribe(session, params, sink)` takes the sink of `opusd.rpc.subscriptions` as well.
     A command that hands something out may come with `VERB_unanswered(result)`: nobody was there to read it.
+    One whose result must not get lost may come with `VERB_shorter(result)`: the same in a reply that is never too long.
     Calls of one connection are started in the order sent; a command that decides holds
     `session.turn` while it does, so that they take effect in that order.
     """
@@ -37,13 +38,15 @@ class Commands(Protocol):
 class Binding(msgspec.Struct, frozen=True):
     """One method with what answers it; `pushes` says that it wants a sink for events, too.
 
-    `unanswered` is told of a result whose reply could not be written.
+    `unanswered` is told of a result whose reply could not be written; `shorter` is asked for less of one that no
+    line holds.
     """
 
     method: Method[Any, Any]
     call: Callable[..., Awaitable[Any]]
     pushes: bool = False
     unanswered: Callable[[Any], None] | None = None
+    shorter: Callable[[Any], Any] | None = None
 
 
 _PLACE: Final = re.compile(r" - at `(.*)`$", re.DOTALL)
@@ -145,5 +148,6 @@ def bind(commands: Commands, version: str) -> dict[str, Binding]:
         if call is not None:
             unanswered = getattr(commands, f"{method.verb}_unanswered", None)
             pushes = method.name == "events.subscribe"
-            own.bindings[method.name] = Binding(method, call, pushes=pushes, unanswered=unanswered)
+            shorter = getattr(commands, f"{method.verb}_shorter", None)
+            own.bindings[method.name] = Binding(method, call, pushes=pushes, unanswered=unanswered, shorter=shorter)
     return own.bindings

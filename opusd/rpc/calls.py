@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from opusd.api.framing import LINE_LIMIT, Id, Notification, Request, encode_batch, encode_error
+from opusd.api.framing import LINE_LIMIT, Id, Notification, Request, encode_batch, encode_error, encode_result
 from opusd.core.errors import InternalError
 from opusd.rpc.bindings import Binding
 from opusd.rpc.turnstile import Turnstile
@@ -72,8 +72,13 @@ class Gathering:
         self._replies: list[bytes] = []
         self._size = 2
 
+    @property
+    def room(self) -> int:
+        """Bytes that the next reply may have."""
+        return self._limit - self._size - 1
+
     def add(self, call: Id, reply: bytes) -> None:
-        if self._size + len(reply) + 1 > self._limit:
+        if len(reply) > self.room:
             reply = encode_error(call, too_long(len(reply), self._limit))
         self._replies.append(reply)
         self._size += len(reply) + 1
@@ -82,6 +87,14 @@ class Gathering:
         """One part has ended; the whole answer when it was the last, unless there is nothing to say."""
         self.open -= 1
         return encode_batch(self._replies) if self.open == 0 and self._replies else None
+
+
+def fitting(call: Call, result: object, reply: bytes, line: int) -> bytes:
+    """The reply; a shorter one when it does not fit and the command can tell how; or an error when no line holds it."""
+    room = line if call.reply_to is None else call.reply_to.room
+    if len(reply) > room and call.binding.shorter is not None:
+        reply = encode_result(call.id, call.binding.shorter(result))
+    return reply if len(reply) <= line else encode_error(call.id, too_long(len(reply), line))
 
 
 def too_long(size: int, limit: int) -> InternalError:

@@ -35,7 +35,7 @@ from opusd.core.errors import (
     ShuttingDown,
 )
 from opusd.rpc.bindings import decode_params
-from opusd.rpc.calls import Call, Common, Gathering, too_long
+from opusd.rpc.calls import Call, Common, Gathering, fitting
 from opusd.rpc.hangup import Watch, is_gone
 from opusd.rpc.outflow import Outflow
 from opusd.rpc.session import Session
@@ -268,8 +268,8 @@ class Connection(asyncio.Protocol):
             else:
                 result = await call.binding.call(self._session, params)
             reply = encode_result(call.id, result)
-            if len(reply) > self._bounds.line:
-                reply = encode_error(call.id, too_long(len(reply), self._bounds.line))
+            if len(reply) > self._bounds.line or call.reply_to is not None:
+                reply = fitting(call, result, reply, self._bounds.line)
         except OpusError as error:
             reply = encode_error(call.id, error)
             result = None

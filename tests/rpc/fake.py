@@ -69,6 +69,9 @@ class FakeCommands:
     async def job_logs(self, session, params):
         return LogChunk(data="é" * (params.limit // 2), offset=0, next_offset=params.limit)
 
+    def job_logs_shorter(self, result):
+        return LogChunk(data="", offset=result.offset, next_offset=result.offset)
+
     async def job_prune(self, session, params):
         return Pruned(jobs=[])
 

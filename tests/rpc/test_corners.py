@@ -257,6 +257,17 @@ async def test_a_reply_over_4_mib_is_an_error_that_says_so(tmp_path):
         assert sorted("error" in each for each in json.loads(line)) == [False, True, True, True, True]
 
 
+async def test_a_reply_over_4_mib_is_made_shorter_where_the_command_can_tell_how(tmp_path):
+    async with Daemon(tmp_path / "s", Bounds(line=100_000)) as daemon:
+        peer = await daemon.peer()
+        for limit, length in ((60_000, 30_000), (200_000, 0)):
+            peer.call(1, "job.logs", id=1, limit=limit)
+            assert len((await peer.line())["result"]["data"]) == length
+        logs = {"jsonrpc": "2.0", "method": "job.logs", "params": {"id": 1, "limit": 60_000}}
+        replies = await peer.ask([{**logs, "id": n} for n in range(3)])
+        assert sorted(len(each["result"]["data"]) for each in replies) == [0, 0, 30_000]
+
+
 async def test_calls_of_one_connection_take_effect_in_the_order_sent(peer, daemon):
     prompts = [str(number) for number in range(300)]
     for number, prompt in enumerate(prompts):

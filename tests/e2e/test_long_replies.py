@@ -1,0 +1,39 @@
+"""Replies that one line of 4 MiB would not hold: nothing that was done goes without an answer that says so."""
+
+from msgspec.json import encode
+
+from opusd.api.framing import LINE_LIMIT
+
+LABELS = [f"{number:02}" + "l" * 188 for number in range(19)]
+
+
+def test_a_batch_is_answered_with_every_id_in_order_however_long_its_jobs_are(house):
+    specs = [{"agent": "pull", "prompt": "p", "key": f"key-{number}", "labels": LABELS} for number in range(1000)]
+    first = house("job.submit_batch", jobs=specs)
+    assert first["shortened"]
+    assert [one["job"]["key"] for one in first["jobs"]] == [spec["key"] for spec in specs]
+    assert all(one["created"] and "labels" not in one["job"] for one in first["jobs"])
+    again = house("job.submit_batch", jobs=specs)
+    assert [one["job"]["id"] for one in again["jobs"]] == [one["job"]["id"] for one in first["jobs"]]
+    assert not any(one["created"] for one in again["jobs"])
+    few = house("job.submit_batch", jobs=specs[:2])
+    assert ("shortened" in few, few["jobs"][1]["job"]["labels"]) == (False, LABELS)
+    peek = house("queue.peek", limit=1000)
+    assert [job["id"] for job in peek["jobs"]] == [one["job"]["id"] for one in first["jobs"]][: len(peek["jobs"])]
+    assert len(peek["jobs"]) + peek["omitted"] == 1000
+    assert LINE_LIMIT // 2 < len(encode(peek)) < LINE_LIMIT
+
+
+def test_a_batch_is_answered_whatever_its_jobs_wait_for_and_are_called(house):
+    upstream = [
+        one["job"]["id"] for one in house("job.submit_batch", jobs=[{"prompt": "u", "agent": "pull"}] * 601)["jobs"]
+    ]
+    waiting = [{"prompt": "p", "agent": "pull", "key": f"w{number}", "depends_on": upstream} for number in range(200)]
+    reply = house("job.submit_batch", jobs=waiting)
+    assert [one["job"]["id"] for one in reply["jobs"]] == list(range(602, 802))
+    assert {one["job"]["status"] for one in reply["jobs"]} == {"blocked"}
+    named = {"title": "\x01" * 200, "type": "\x01" * 200, "group": "\x01" * 30, "cwd": "/" + "\x01" * 90}
+    specs = [{"agent": "pull", "key": f"{number:03}" + "\U0001f600" * 197, **named} for number in range(900)]
+    assert len(house("job.submit_batch", jobs=specs)["jobs"]) == 900
+    one = house("job.submit", agent="pull", prompt="\x01" * 690_000, cwd="/" + "d" * 50_000, key="huge")
+    assert (one["job"]["id"], one["created"]) == (1702, True)
