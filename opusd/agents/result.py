@@ -12,6 +12,7 @@ import msgspec
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 128
 NAME = "result.json"
+_TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
 
 
 def read_result(folder: Path) -> tuple[bytes | None, str | None]:
@@ -34,26 +35,36 @@ def read_result(folder: Path) -> tuple[bytes | None, str | None]:
         os.close(place)
     try:
         value = msgspec.json.decode(data)
-        if _depth(value) > MAX_DEPTH:
-            return None, f"{NAME} is not JSON that can be kept: nested more than {MAX_DEPTH} deep"
+        if (fault := _fault(value)) is not None:
+            return None, f"{NAME} is not JSON that can be kept: {fault}"
         msgspec.json.encode(value)  # what can't be written again can't be kept
     except RecursionError:
-        return None, f"{NAME} is not JSON that can be kept: nested more than {MAX_DEPTH} deep"
+        return None, f"{NAME} is not JSON that can be kept: {_TOO_DEEP}"
     except (msgspec.DecodeError, msgspec.EncodeError, ValueError, OverflowError) as error:
         return None, f"{NAME} is not JSON: {error}"
     return data, None
 
 
-def _depth(value: object) -> int:
-    """How deep lists and objects lie in each other; without recursion."""
-    depth, level = 0, [value]
-    while depth <= MAX_DEPTH:
-        inner = [item for item in level if isinstance(item, dict | list)]
-        if not inner:
-            break
-        depth += 1
-        level = [child for item in inner for child in (item.values() if isinstance(item, dict) else item)]
-    return depth
+def _fault(value: object) -> str | None:
+    """What the wire would refuse in this, level by level: without recursion."""
+    level = [value]
+    for depth in range(MAX_DEPTH + 1):
+        inner: list[object] = []
+        for item in level:
+            if isinstance(item, str):
+                if "\0" in item:
+                    return "it holds a NUL character"
+            elif isinstance(item, int):
+                if not -(2**63) <= item < 2**63:
+                    return "it holds an integer past 2^63"
+            elif isinstance(item, dict | list):
+                if depth == MAX_DEPTH:
+                    return _TOO_DEEP
+                inner += item
+                if isinstance(item, dict):
+                    inner += item.values()
+        level = inner
+    return None
 
 
 def read_agent_file(name: str, place: int, limit: int) -> bytes:

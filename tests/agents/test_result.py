@@ -106,3 +106,29 @@ def test_a_result_of_128_levels_is_taken(tmp_path: Path, out: Path) -> None:
     text = b"[" * 128 + b"]" * 128
     (out / "result.json").write_bytes(text)
     assert read_result(tmp_path) == (text, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"9223372036854775808", "an integer past 2^63"),
+        (b'{"a": [1, {"b": -9223372036854775809}]}', "an integer past 2^63"),
+        (b'["1234567890123456789", 123456789012345678901234567890]', "an integer past 2^63"),
+        (rb'{"a": ["b\u0000"]}', "a NUL character"),
+        (rb'{"\u0000": 1}', "a NUL character"),
+        (b"[" * 128 + rb'"\u0000"' + b"]" * 128, "a NUL character"),
+    ],
+)
+def test_what_the_wire_refuses_is_ignored_and_said(tmp_path: Path, out: Path, text: bytes, words: str) -> None:
+    (out / "result.json").write_bytes(text)
+    data, problem = read_result(tmp_path)
+    assert data is None
+    assert words in (problem or "")
+
+
+@pytest.mark.parametrize(
+    "text", [b"9223372036854775807", b"[-9223372036854775808, true, 1e300]", rb'"\\u0000 12345678901234567890"']
+)
+def test_what_the_wire_takes_is_taken(tmp_path: Path, out: Path, text: bytes) -> None:
+    (out / "result.json").write_bytes(text)
+    assert read_result(tmp_path) == (text, None)
