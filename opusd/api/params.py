@@ -229,10 +229,14 @@ class WorkerClaim(Params, kw_only=True):
     wait: Duration = 0
 
 
+class ProgressReport(Progress, kw_only=True, forbid_unknown_fields=True):
+    """How far an attempt is: a fraction between 0 and 1, and words."""
+
+
 class WorkerHeartbeat(Params, kw_only=True):
     id: Ref
     token: str
-    progress: Progress | None = None
+    progress: ProgressReport | None = None
     lease: Duration | None = None
 
 

@@ -6,7 +6,7 @@ import pytest
 from opusd.api.methods import METHODS
 from opusd.api.openrpc import document, markdown
 from opusd.api.params import JobSubmit, JobUpdate
-from opusd.api.types import EnvSource, Params
+from opusd.api.types import EnvSource, Params, Progress
 
 
 def test_the_table_has_every_method_of_the_protocol_by_its_name():
@@ -20,6 +20,32 @@ def test_parameters_are_named_after_the_method_and_refuse_unknown_ones(method):
     assert issubclass(method.params, Params)
     with pytest.raises(msgspec.ValidationError, match="unknown field"):
         msgspec.convert({"no such parameter": 1}, method.params)
+
+
+def structs(node):
+    """The structs in what msgspec says of a type, at any depth."""
+    if isinstance(node, msgspec.inspect.StructType):
+        yield node
+    for inner in vars_of(node):
+        yield from structs(inner)
+
+
+def vars_of(node):
+    found = [getattr(node, name) for name in node.__struct_fields__] if isinstance(node, msgspec.Struct) else [node]
+    flat = [inner for one in found for inner in (one if isinstance(one, tuple) else [one])]
+    return [inner for inner in flat if isinstance(inner, msgspec.inspect.Type | msgspec.inspect.Field)]
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_what_is_sent_refuses_unknown_names_at_any_depth(method):
+    lax = {
+        one.cls.__name__ for one in structs(msgspec.inspect.type_info(method.params)) if not one.forbid_unknown_fields
+    }
+    assert lax == set()
+
+
+def test_what_comes_back_may_grow_fields():
+    assert msgspec.convert({"fraction": 0.5, "later": 1}, Progress).fraction == 0.5
 
 
 def test_not_given_is_told_from_null():
