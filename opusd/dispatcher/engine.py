@@ -91,6 +91,7 @@ class Engine:
         self._stopped: set[tuple[int, int]] = set()
         self._recovered: set[tuple[int, int]] = set()
         self._follower: Follower | None = None
+        self._closed = False
         self._tell = released
         self.writer = Writer(state, store, clock, released=self._released, changed=self._changed, log=log)
         self._endings = Endings(state, store, clock, self.writer, log)
@@ -274,7 +275,9 @@ class Engine:
     # --- what the pool reports --------------------------------------------------------------------
 
     def report(self, report: Report) -> None:
-        """A fact about an attempt, called on the loop."""
+        """A fact about an attempt, called on the loop; once the engine is closed it is for the next start to find."""
+        if self._closed:
+            return
         key = (report.job, report.attempt)
         match report:
             case Started():
@@ -345,7 +348,8 @@ class Engine:
             self.hearing(key, seen)
 
     def close(self) -> None:
-        """Listen to nobody any more; call it before the pool closes."""
+        """Listen to nobody any more: the registry closes next, and the pool after it."""
+        self._closed = True
         if self._follower is not None:
             self._follower.close()
 

@@ -185,6 +185,20 @@ async def test_a_start_whose_cancel_fails_to_reach_the_disk_goes_back_into_the_l
     await engines.is_as_rebuilt()
 
 
+async def test_what_is_reported_once_the_engine_is_closed_is_left_to_the_next_start(engines):
+    await engines.begin()
+    await engines.submit()
+    await engines.launched(1)
+    async with asyncio.timeout(BOUND):
+        await engines.engine.drained()
+    engines.engine.close()
+    await engines.store.close()
+    engines.pool.end(1, 1)
+    await turns(20)
+    assert [event for event, _ in engines.log if event.startswith("storage.")] == []
+    assert status_of(engines, 1) is Status.RUNNING
+
+
 async def test_what_cannot_be_prepared_fails_the_job_with_class_config(engines):
     engines.refusal = InvalidParams("agent claude has no argv")
     await engines.begin()
