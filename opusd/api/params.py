@@ -45,7 +45,10 @@ class JobGet(Params, kw_only=True):
 
 
 class JobList(Params, kw_only=True):
-    """Every filter that is given must hold; a list means any of it."""
+    """Every filter that is given must hold; a list means any of it.
+
+    By `score` are the queued jobs, in the order of dispatch; those that are not queued have none and come last, by id.
+    """
 
     status: StatusWord | list[StatusWord] | None = None
     tier: TierWord | list[TierWord] | None = None

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _HISTORY: Final = 5_000
 _SHOW_AT_ONCE: Final = 200
+_QUEUED: Final = (Status.QUEUED.value,)
+_UNPLACED: Final = 2
+"""So many values has the cursor of a list by score that has come to the jobs without one."""
 
 
 class ReadVerbs:
@@ -91,17 +94,21 @@ class ReadVerbs:
         return [self._desk.view(one, record, full=full) for one, record in zip(seen, records, strict=True)]
 
     async def _by_score(self, params: p.JobList, query: Query) -> results.JobPage:
-        """Queued jobs in the order of dispatch; the cursor is the last one's place."""
-        after = _cursor(params.cursor, "score")
+        """Queued jobs in the order of dispatch, then the others by id; the cursor is the last's place, or `0,id`."""
+        after = _cursor(params.cursor, "score") or ()
         found: list[wire.Job] = []
+        if len(after) == _UNPLACED or params.dead or (query.status is not None and Status.QUEUED not in query.status):
+            return await self._without_score(params, query, found, after[-1] if after else 0)
         keys = self._in_order(after[0] if after else None)
         last = None
         while len(found) < params.limit:
             chunk = [key for key, _ in zip(keys, range(_SHOW_AT_ONCE), strict=False)]
             if not chunk:
-                return results.JobPage(jobs=found, next_cursor=None)
+                return await self._without_score(params, query, found, 0)
             places = {job_of(key): key for key in chunk}
-            kept = msgspec.structs.replace(query, ids=tuple(places), limit=len(chunk), order="id", after=None)
+            kept = msgspec.structs.replace(
+                query, ids=tuple(places), status=_QUEUED, limit=len(chunk), order="id", after=None
+            )
             records = {record.job.id: record for record in await self._desk.store.query(kept)}
             ordered = [records[number] for number in places if number in records][: params.limit - len(found)]
             shown = await self._shown(ordered, full=params.full)
@@ -112,6 +119,20 @@ class ReadVerbs:
             last = places[ordered[-1].job.id] if len(found) >= params.limit else chunk[-1]
             keys = self._in_order(last)
         return results.JobPage(jobs=found, next_cursor=str(last))
+
+    async def _without_score(
+        self, params: p.JobList, query: Query, found: list[wire.Job], after: int
+    ) -> results.JobPage:
+        """The rest of a page by score: jobs that are not queued, by id, after this one."""
+        statuses = tuple(status for status in query.status or map(str, Status) if status not in _QUEUED)
+        room = params.limit - len(found)
+        kept = msgspec.structs.replace(query, status=statuses, order="id", after=(after,), limit=room + 1)
+        records = await self._desk.store.query(kept) if statuses else []
+        jobs = that_fit([*found, *await self._shown(records[:room], full=params.full)])
+        held = len(jobs) - len(found)
+        if len(records) <= held:
+            return results.JobPage(jobs=jobs, next_cursor=None)
+        return results.JobPage(jobs=jobs, next_cursor=f"0,{records[held - 1].job.id if held else after}")
 
     def _in_order(self, after: int | None = None, agent: str | None = None) -> Iterator[int]:
         lanes = [lane for name, lane in self._desk.state.lanes.items() if agent in (None, name)]
@@ -358,12 +379,14 @@ def _query(params: p.JobList, parent: int | None) -> Query:
 def _cursor(text: str | None, order: str) -> tuple[int, ...] | None:
     if text is None:
         return None
-    values = 2 if "completed" in order else 1
+    score = order == "score"
+    lengths = (1, _UNPLACED) if score else (2,) if "completed" in order else (1,)
     try:
         cursor = tuple(map(int, text.split(",")))
     except ValueError:
         cursor = ()
-    if len(cursor) != values or (order != "score" and not all(-(1 << 63) <= value < 1 << 63 for value in cursor)):
+    place = score and len(cursor) == 1  # any integer is one
+    if len(cursor) not in lengths or not (place or all(-(1 << 63) <= value < 1 << 63 for value in cursor)):
         message = "cursor is not one that job.list gave for this order"
         raise InvalidParams(message, path="$.cursor")
     return cursor

@@ -141,7 +141,14 @@ def test_a_refusal_names_the_key_of_an_object(commons, spec, path):
 
 
 @pytest.mark.parametrize(
-    ("order", "cursor"), [("-id", "9" * 30), ("completed_at", "1,9999999999999999999"), ("completed_at", f"{2**63},1")]
+    ("order", "cursor"),
+    [
+        ("-id", "9" * 30),
+        ("completed_at", "1,9999999999999999999"),
+        ("completed_at", f"{2**63},1"),
+        ("score", f"0,{2**63}"),
+        ("score", "1,2,3"),
+    ],
 )
 def test_a_cursor_that_no_page_ever_gave_is_refused(commons, order, cursor):
     error = commons.refused("job.list", order=order, cursor=cursor)

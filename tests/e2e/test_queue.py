@@ -250,7 +250,8 @@ def test_jobs_go_in_the_order_of_their_tiers_and_boosts_and_peek_shows_it(full):
         wanted[name] = full.sh(f"echo {name} >> {log}", **fields)["id"]
     order = ["critical", "eight", "urgent", "boosted", "normal", "low"]
     assert [job["id"] for job in full("queue.peek")["jobs"]] == [wanted[name] for name in order]
-    assert [job["id"] for job in full("job.list", order="score")["jobs"]] == [wanted[name] for name in order]
+    listed = [job["id"] for job in full("job.list", order="score")["jobs"]]
+    assert listed == [*(wanted[name] for name in order), full.first["id"]]
     assert [full.get(wanted[name])["position"] for name in order] == [1, 2, 3, 4, 5, 6]
     assert [full.get(wanted[name])["ahead"] for name in order] == [0, 1, 2, 3, 4, 5]
     assert full.get(wanted["critical"])["score"] is None
@@ -478,7 +479,12 @@ def test_every_filter_of_a_list(full):
     assert listed(time="completed", since=created) == [d]
     assert listed(time="started", until=created) == [full.first["id"]]
     assert listed(status="queued", tier="low", type="bug") == [a]
-    assert listed(order="score") == [b, a]
+    assert listed(order="score") == [b, a, full.first["id"], c, d]
+    assert listed(order="score", status=["queued", "failed"]) == [b, a, d]
+    assert listed(order="score", status=["queued", "failed"], label="y") == [a]
+    assert (listed(order="score", status="held"), listed(order="score", status="running")) == ([c], [full.first["id"]])
+    assert listed(order="score", dead=True) == [d]
+    assert listed(order="score", status="queued") == [b, a]
     assert full.refused("job.list", status="odd").code == -32602
     assert full.refused("job.list", cursor="odd").code == -32602
     short, full_one = full("job.list", text="beta")["jobs"][0], full("job.list", text="beta", full=True)["jobs"][0]
@@ -494,14 +500,18 @@ def test_pages_of_a_list_miss_nothing_and_show_nothing_twice(full, order):
     for number in range(7):
         full.submit("true", boost=number % 3)
     whole = ids(full("job.list", order=order))
-    assert len(whole) == (7 if order == "score" else 11)
-    paged, cursor = [], None
-    for _ in range(10):
-        page = full("job.list", order=order, limit=2, **({"cursor": cursor} if cursor else {}))
-        paged += ids(page)
-        if (cursor := page["next_cursor"]) is None:
-            break
-    assert paged == whole
+    assert len(whole) == 11
+    if order == "score":
+        assert whole[:7] == ids(full("queue.peek"))
+        assert whole[7:] == sorted(whole[7:])
+    for limit in (1, 2, 7, 11):
+        paged, cursor = [], None
+        for _ in range(12):
+            page = full("job.list", order=order, limit=limit, **({"cursor": cursor} if cursor else {}))
+            paged += ids(page)
+            if (cursor := page["next_cursor"]) is None:
+                break
+        assert (limit, paged) == (limit, whole)
 
 
 def test_capacity_says_open_busy_or_full_and_when(build):
