@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
-from opusctl.failure import INTERRUPTED, OK, Failure, UsageError
-from opusctl.screen import Screen
+from opusctl.failure import INTERRUPTED, OK, Failure, Unwritten, UsageError
+from opusctl.screen import Screen, flush, silence, write
 from opusctl.session import Session
 from opusctl.verbs import VERBS, overview, unknown_verb
 
@@ -32,13 +31,13 @@ def main(argv: list[str] | None = None) -> int:
     code = OK
     try:
         code = _run(words, screen)
-        sys.stdout.flush()
+        flush()
     except Failure as failure:
         return _report(screen, failure)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        _leave_quietly()
+    except BrokenPipeError:  # whoever reads has enough: end quietly, as `opusctl list | head` should
+        silence(sys.stdout)
     return code
 
 
@@ -54,7 +53,10 @@ def _run(words: list[str], screen: Screen) -> int:
     if "--" in rest and hasattr(command, "TAKES_COMMAND"):
         cut = rest.index("--")
         rest, command_line = rest[:cut], rest[cut + 1 :]
-    args = parser.parse([*before, *rest])
+    try:
+        args = parser.parse([*before, *rest])
+    except SystemExit:  # --help was asked for, and printed
+        return OK
     args.argv = command_line
     screen.as_json, screen.quiet = args.json, args.quiet
     session = Session(screen, args.socket)
@@ -92,7 +94,7 @@ def _help(before: list[str], rest: list[str], screen: Screen) -> int:
             raise UsageError(unknown_verb(rest[0]), hint="see opusctl --help")
         _parser(rest[0], _command(rest[0])).print_help()
         return OK
-    print(overview())
+    write(overview() + "\n")
     return OK
 
 
@@ -115,25 +117,18 @@ def _before_command(words: list[str]) -> list[str]:
 
 
 def _report(screen: Screen, failure: Failure) -> int:
-    """Say what went wrong: JSON on stdout for scripts, else words on stderr."""
+    """Say what went wrong: JSON on stdout for scripts; else, or where that takes nothing, words on stderr."""
     try:
-        if screen.as_json:
+        if screen.as_json and not isinstance(failure, Unwritten):
             screen.json({"error": failure.as_error()})
-        else:
-            sys.stdout.flush()
-            screen.complain(f"opusctl: {failure.message}")
-            if failure.hint:
-                screen.complain(f"  {failure.hint}")
-    except BrokenPipeError:
-        _leave_quietly()
+            return failure.exit_code
+        flush()
+    except (BrokenPipeError, Unwritten):
+        silence(sys.stdout)
+    screen.complain(f"opusctl: {failure.message}")
+    if failure.hint:
+        screen.complain(f"  {failure.hint}")
     return failure.exit_code
-
-
-def _leave_quietly() -> None:
-    """Whoever read our output has enough of it: end quietly, as `opusctl list | head` should."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,15 @@ class TimedOut(Failure):
     retryable = True
 
 
+class Unwritten(Failure):
+    """Stdout takes nothing more: its disk is full, or it is not for writing. What was asked is done all the same."""
+
+    word = "unwritten"
+
+    def __init__(self, why: OSError) -> None:
+        super().__init__(f"stdout can't be written: {why.strerror or why}")
+
+
 class Refused(Failure):
     """The daemon answered with an error; `code` is its number on the wire."""
 

@@ -134,7 +134,7 @@ def each(session: Session, refs: Iterable[Ref], act: Callable[[Ref], Any]) -> tu
         try:
             results.append(act(ref))
         except Failure as failure:
-            if failure.exit_code == 3 or failure.word in ("usage", "timed_out"):
+            if failure.exit_code == 3 or failure.word in ("usage", "timed_out", "unwritten"):
                 raise
             code = code or failure.exit_code
             if session.screen.as_json:

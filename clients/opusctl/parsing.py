@@ -85,6 +85,11 @@ class Parser(argparse.ArgumentParser):
             taker = action if action is not None and action.nargs is None else None
         return bound
 
+    def print_help(self, _file: object = None) -> None:
+        from opusctl.screen import write
+
+        write(self.format_help())
+
     def usage_error(self, message: str) -> UsageError:
         return UsageError(message, hint=f"see opusctl {self.verb} --help")
 

@@ -10,12 +10,13 @@ import json
 import os
 import sys
 
+from opusctl.failure import Unwritten
 from opusctl.text import cut, escaped, escaped_json, pad, width
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Callable, Sequence
+    from typing import Any, TextIO
 
     Part = str | tuple[str, str]  # text, or text and its style
 
@@ -31,6 +32,32 @@ STYLES = {
 }
 CELL_LIMIT = 16  # columns that a cell takes on a terminal, the last one of a row excepted
 NARROWEST = 12  # columns that the last cell keeps on the narrowest terminal
+
+
+def write(text: str) -> None:
+    """Text to stdout as it is; Unwritten when that takes no more."""
+    _tried(sys.stdout.write, text)
+
+
+def flush() -> None:
+    """Bring to its place what was written to stdout; Unwritten when that takes no more."""
+    _tried(sys.stdout.flush)
+
+
+def _tried(act: Callable[..., object], *given: object) -> None:
+    try:
+        act(*given)
+    except BrokenPipeError:
+        raise  # whoever reads has enough, which is no failure
+    except OSError as error:
+        raise Unwritten(error) from None
+
+
+def silence(stream: TextIO) -> None:
+    """Let what the stream still holds, and whatever follows, go nowhere: its end would be tried again at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 class Screen:
@@ -63,7 +90,7 @@ class Screen:
 
     def line(self, *parts: Part) -> None:
         """One line of data."""
-        print("".join(self._shown(part) for part in parts))
+        write("".join(self._shown(part) for part in parts) + "\n")
 
     def talk(self, *words: str) -> None:
         """One line to the person at the terminal; nothing under -q."""
@@ -71,28 +98,31 @@ class Screen:
             self.complain(*words)
 
     def complain(self, *words: str) -> None:
-        """One line on stderr, under -q too."""
-        sys.stdout.flush()
-        print(escaped(" ".join(words)), file=sys.stderr, flush=True)
+        """One line on stderr, under -q too. That it can't be said there changes nothing."""
+        flush()
+        try:
+            print(escaped(" ".join(words)), file=sys.stderr, flush=True)
+        except OSError:
+            silence(sys.stderr)
 
     def json(self, value: Any) -> None:
         """One JSON document: indented on a terminal, else one line."""
         if self.terminal:
-            print(escaped_json(json.dumps(value, indent=2, ensure_ascii=not self.unicode)))
+            write(escaped_json(json.dumps(value, indent=2, ensure_ascii=not self.unicode)) + "\n")
         else:
-            print(json.dumps(value, separators=(",", ":")))
-        sys.stdout.flush()
+            write(json.dumps(value, separators=(",", ":")) + "\n")
+        flush()
 
     def raw(self, data: bytes) -> None:
         """Bytes of a job's output, to what is no terminal."""
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        flush()
+        _tried(sys.stdout.buffer.write, data)
+        flush()
 
     def running_text(self, text: str) -> None:
         """Output of a job on a terminal: newlines and tabs act, everything else is made visible."""
-        sys.stdout.write(escaped(text, keep="\n\t"))
-        sys.stdout.flush()
+        write(escaped(text, keep="\n\t"))
+        flush()
 
     def table(self, titles: Sequence[str], rows: Sequence[Sequence[Part]], right: Sequence[str] = ()) -> None:
         """Aligned columns under their titles; `right` names those that are set right.

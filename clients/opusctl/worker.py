@@ -19,9 +19,10 @@ import time
 import msgspec
 
 from opus_client import AsyncClient, RpcError
-from opusctl.failure import INTERRUPTED, OK, Refused
+from opusctl.failure import INTERRUPTED, OK, Refused, Unwritten
 from opusctl.jobs import brief
 from opusctl.program import NotStarted, Program
+from opusctl.screen import flush, silence
 from opusctl.text import cut
 
 TYPE_CHECKING = False
@@ -358,6 +359,10 @@ class Worker:
                 self._screen.line(str(job["id"]))
             else:
                 self._screen.line(brief(self._screen, job))
-            sys.stdout.flush()
+            flush()
         except BrokenPipeError:  # nobody reads on: as with other tools, this one has no more to do
+            self._stop()
+        except Unwritten as failure:
+            silence(sys.stdout)
+            self._screen.complain(f"opusctl: {failure.message}")
             self._stop()

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import termios
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -264,8 +265,10 @@ def spawn():
     """Start opusctl as a program of its own."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def start(*words: str, stdout: Any = subprocess.PIPE, **env: str) -> subprocess.Popen[bytes]:
-        program = [sys.executable, "-m", "opusctl", *words]
+    def start(
+        *words: str, stdout: Any = subprocess.PIPE, under: Sequence[str] = (), **env: str
+    ) -> subprocess.Popen[bytes]:
+        program = [*under, sys.executable, "-m", "opusctl", *words]
         running.append(
             subprocess.Popen(
                 program,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from opusctl.entering import add_job_options, check_job, specs
-from opusctl.failure import FAILED, INTERRUPTED, OK, Failure, UsageError
+from opusctl.failure import FAILED, INTERRUPTED, OK, Failure, Unwritten, UsageError
 from opusctl.jobfile import batches
 from opusctl.jobs import code_of, queue_state, state
 from opusctl.parsing import duration
 from opusctl.schedules import add, add_calendar_options, refuse_calendar_options
+from opusctl.screen import flush
 from opusctl.text import plural
 
 TYPE_CHECKING = False
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from opusctl.jobs import Job
     from opusctl.parsing import Parser
+    from opusctl.screen import Screen
     from opusctl.session import Session
     from opusctl.spec import Spec
 
@@ -79,13 +81,19 @@ def _submit_one(session: Session, spec: Spec, *, follow: bool) -> Job:
     """Under --follow stdout is the job's output alone: the id is talk then."""
     reply = session.call("job.submit", spec)
     screen = session.screen
-    if screen.as_json:
-        screen.json(reply)
-    else:
-        if not follow:
-            screen.line(str(reply["job"]["id"]))
+    job: Job = reply["job"]
+    try:
+        if screen.as_json:
+            screen.json(reply)
+        elif not follow:
+            screen.line(str(job["id"]))
+            flush()
+    except Unwritten as failure:
+        failure.hint = f"job {job['id']} is submitted all the same"
+        raise
+    if not screen.as_json:
         _talk(session, reply)
-    return reply["job"]  # type: ignore[no-any-return]
+    return job
 
 
 def _submit_many(session: Session, entries: list[Spec]) -> list[Job]:
@@ -106,16 +114,26 @@ def _submit_many(session: Session, entries: list[Spec]) -> list[Job]:
                     f"opusctl: the first {plural(len(jobs), 'job')} of the file are submitted, the others not"
                 )
             raise
-        if screen.as_json:
-            screen.json(reply)
-        for one in reply["jobs"]:
-            if not screen.as_json:
-                screen.line(str(one["job"]["id"]))
-            jobs.append(one["job"])
-            known += not one["created"]
+        jobs += [one["job"] for one in reply["jobs"]]
+        known += sum(not one["created"] for one in reply["jobs"])
+        try:
+            _show_many(screen, reply)
+        except Unwritten as failure:
+            ids = f"{jobs[0]['id']} to {jobs[-1]['id']}"
+            failure.hint = f"{plural(len(jobs), 'job')} are submitted all the same: {ids}"
+            raise
     there = f"; {known:,} of the keys were known already, nothing was changed for them" if known else ""
     screen.talk(f"submitted {plural(len(jobs) - known, 'job')}{there}")
     return jobs
+
+
+def _show_many(screen: Screen, reply: dict[str, Any]) -> None:
+    if screen.as_json:
+        screen.json(reply)
+        return
+    for one in reply["jobs"]:
+        screen.line(str(one["job"]["id"]))
+    flush()
 
 
 def _locate(failure: Failure, before: int) -> None:
