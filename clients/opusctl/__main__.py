@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from opusctl.failure import INTERRUPTED, OK, Failure, Unwritten, UsageError
-from opusctl.screen import Screen, flush, silence, write
+from opusctl.screen import Screen, flush, open_closed, silence, write
 from opusctl.session import Session
 from opusctl.verbs import VERBS, overview, unknown_verb
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; the exit code."""
     words = sys.argv[1:] if argv is None else argv
+    open_closed()
     screen = Screen(as_json="--json" in _before_command(words), quiet=False)
     code = OK
     try:

@@ -60,6 +60,13 @@ def silence(stream: TextIO) -> None:
     os.close(nowhere)
 
 
+def open_closed() -> None:
+    """Put /dev/null in the place of a standard stream that is closed, so that no socket gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # each takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+
+
 class Screen:
     """`--json` and `-q` are known here, so that a verb says what it knows once and the screen picks the form."""
 

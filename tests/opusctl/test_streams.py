@@ -67,3 +67,23 @@ def test_talk_that_cannot_be_written_changes_nothing(redirected, stocked):
     assert redirected("2>/dev/full", "submit", "-p", "x") == (0, "7\n", "")
     assert redirected("2>/dev/full", "list", "--frob") == (2, "", "")
     assert redirected(">/dev/full 2>/dev/full", "list") == (1, "", "")
+
+
+@pytest.mark.parametrize(
+    "words", ["list", "list --json", "show 5", "logs 5", "submit -q -p x", "--help", "list --help"]
+)
+def test_a_closed_stdout_is_as_one_that_nobody_reads(words, redirected, stocked):
+    stocked.answers["job.get"] |= {"attempts": 1}
+    code, _, err = redirected(">&-", *words.split())
+    assert (code, err) == (0, "")
+
+
+def test_a_closed_stderr_changes_nothing(redirected, stocked):
+    assert redirected("2>&-", "submit", "-p", "x") == (0, "7\n", "")
+    assert redirected("2>&-", "list", "--frob") == (2, "", "")
+    assert redirected("<&- >&- 2>&-", "list") == (0, "", "")
+
+
+def test_a_closed_stdin_has_nothing_in_it(redirected, stocked):
+    code, _, err = redirected("<&-", "submit", "--file", "-")
+    assert (code, err) == (2, "opusctl: no jobs in -\n")
