@@ -15,6 +15,7 @@ from opusd.api.types import (
     Duration,
     Edges,
     JobSpec,
+    KindWord,
     Labels,
     Needs,
     Params,
@@ -280,11 +281,11 @@ class WorkerList(Params, kw_only=True):
 
 
 class EventsSubscribe(Params, kw_only=True):
-    """`since` absent: from now on; 0: all that is kept."""
+    """`since` absent: from now on; 0: all that is kept. `kinds`, `jobs`: only of these; absent: of all."""
 
     since: Offset | None = None
-    kinds: list[str] | None = None
-    jobs: list[Ref] | None = None
+    kinds: Annotated[list[KindWord], Meta(min_length=1)] | None = None
+    jobs: Annotated[list[Ref], Meta(min_length=1)] | None = None
     group: str | None = None
 
 

@@ -52,6 +52,43 @@ ClassWord = Literal[
     "cancelled",
 ]
 
+KindWord = Literal[
+    "job.submitted",
+    "job.queued",
+    "job.blocked",
+    "job.scheduled",
+    "job.held",
+    "job.released",
+    "job.updated",
+    "job.started",
+    "job.progress",
+    "job.asked",
+    "job.answered",
+    "job.retrying",
+    "job.lost",
+    "job.cancelling",
+    "job.completed",
+    "job.failed",
+    "job.cancelled",
+    "job.expired",
+    "job.escalated",
+    "job.pruned",
+    "agent.cooling",
+    "agent.ready",
+    "queue.paused",
+    "queue.resumed",
+    "pool.resized",
+    "schedule.added",
+    "schedule.replaced",
+    "schedule.removed",
+    "schedule.paused",
+    "schedule.resumed",
+    "machine.short",
+    "machine.ready",
+    "daemon.started",
+    "daemon.stopped",
+]
+
 Title: TypeAlias = Annotated[str, Meta(max_length=200)]
 Key: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 Boost: TypeAlias = Annotated[int, Meta(ge=-49, le=49)]

@@ -53,6 +53,7 @@ _PLACE: Final = re.compile(r" - at `(.*)`$", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*?)`")
 _STEP: Final = re.compile(r"\.(\w+)|\[(\d+)\]")
 _ENTRY: Final = re.compile(r"\$\.jobs\[(\d+)\]")
+_WORD: Final = re.compile(r"Invalid enum value '(.*)'", re.DOTALL)
 _MISSING: Final = re.compile(r"Object missing required field `(.*?)`")
 
 
@@ -76,6 +77,13 @@ def decode_params(params: dict[str, Any], kind: type[Any]) -> Any:
     elif (missing := _MISSING.match(text)) is not None:
         text = f"the parameter {missing[1]!r} is missing"
         path = f"{path}.{missing[1]}"
+    elif (word := _WORD.match(text)) is not None and (words := _words(kind, path)):
+        near = difflib.get_close_matches(word[1], words, 1)
+        text = (
+            f"unknown word {word[1]!r}: did you mean {near[0]!r}?"
+            if near
+            else f"{word[1]!r} is not one of {', '.join(words)}"
+        )
     entry = _ENTRY.match(path) if kind is JobSubmitBatch else None
     raise InvalidParams(f"{text} - at `{path}`", path=path, **({"index": int(entry[1])} if entry is not None else {}))
 
@@ -103,6 +111,26 @@ def _with_key(params: dict[str, Any], kind: type[Any], path: str) -> str:
         first = keys[: len(keys) // 2]
         keys = first if wrong(first) else keys[len(keys) // 2 :]
     return f"{before}.{keys[0][:200]}{after}"
+
+
+def _words(kind: type[Any], path: str) -> list[str]:
+    """Those that may stand at this place, where it is one for words."""
+    found = [msgspec.inspect.type_info(kind)]
+    for name, _ in _STEP.findall(path):
+        found = [inner for one in found for inner in _inside(one, name)]
+    return sorted(str(word) for one in found if isinstance(one, msgspec.inspect.LiteralType) for word in one.values)
+
+
+def _inside(found: msgspec.inspect.Type, name: str) -> list[msgspec.inspect.Type]:
+    """What the field of this name may be, or without a name an entry of the list; of a union each by itself."""
+    inner: list[msgspec.inspect.Type] = []
+    if isinstance(found, msgspec.inspect.StructType):
+        inner = [field.type for field in found.fields if field.encode_name == name]
+    elif isinstance(found, msgspec.inspect.DictType) and name:
+        inner = [found.value_type]
+    elif isinstance(found, msgspec.inspect.ListType) and not name:
+        inner = [found.item_type]
+    return [each for one in inner for each in (one.types if isinstance(one, msgspec.inspect.UnionType) else (one,))]
 
 
 def _names(kind: type[Any]) -> list[str]:

@@ -1,12 +1,16 @@
+import ast
 import re
+from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
+import opusd
 from opusd.api.methods import METHODS
 from opusd.api.openrpc import document, markdown
 from opusd.api.params import JobSubmit, JobUpdate
-from opusd.api.types import EnvSource, Params, Progress
+from opusd.api.types import EnvSource, KindWord, Params, Progress
 
 
 def test_the_table_has_every_method_of_the_protocol_by_its_name():
@@ -46,6 +50,20 @@ def test_what_is_sent_refuses_unknown_names_at_any_depth(method):
 
 def test_what_comes_back_may_grow_fields():
     assert msgspec.convert({"fraction": 0.5, "later": 1}, Progress).fraction == 0.5
+
+
+def noted():
+    """The kinds of events of the daemon's own, as the sources have them."""
+    for path in Path(opusd.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "note":
+                yield from (one.value for one in ast.walk(node.args[0]) if isinstance(one, ast.Constant))
+
+
+def test_every_kind_of_event_can_be_asked_for():
+    words = {kind for kind in noted() if isinstance(kind, str)}
+    assert {"schedule.replaced", "machine.short", "queue.paused"} <= words
+    assert words <= set(get_args(KindWord))
 
 
 def test_not_given_is_told_from_null():

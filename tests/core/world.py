@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import msgspec
 
+from opusd.api.types import KindWord
 from opusd.core import admission, attempts, budgets, commands, cooling, scheduler, sizes, timekeeping
 from opusd.core.access import Caller
 from opusd.core.admission import Facts, Submission
@@ -31,6 +32,7 @@ MINUTE = 60 * SECOND
 HOUR = 3600 * SECOND
 START = 1_750_000_000 * SECOND
 PERSON = Caller(uid=1000)
+KINDS = frozenset(get_args(KindWord))
 
 AGENTS = {
     "exec": Agent("exec", slots=3, retry=PRESETS["none"], may_submit=("exec",)),
@@ -118,6 +120,10 @@ class World:
             self._join(decision)
 
     def _join(self, decision: Decision) -> None:
+        kinds = {event.kind for event in decision.events} | {
+            change.event.kind for change in decision.changes if change.event
+        }
+        assert kinds <= KINDS
         for change in decision.changes:
             for watch in self.watchers:
                 watch(change)
