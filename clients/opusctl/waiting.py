@@ -28,8 +28,9 @@ def wait_for(
     any_of: bool = False,
     until: str | None = None,
     timeout: float | None = None,
+    show: bool = True,
 ) -> int:
-    """Wait, show how the jobs ended, give the exit code. Ctrl-C detaches."""
+    """Wait, show how the jobs ended, give the exit code. Ctrl-C detaches. `show` is off when the ids are printed."""
     try:
         jobs, done = _wait(session, ids, group, any_of, until, timeout)
     except KeyboardInterrupt:
@@ -38,7 +39,8 @@ def wait_for(
         return INTERRUPTED
     jobs = [last_link(session, job) for job in jobs]
     try:
-        _show(session, jobs, done)
+        if show:
+            _show(session, jobs, done)
     except BrokenPipeError:
         return FAILED
     for job in [job for job in jobs if job["status"] in FINAL and job["status"] != "completed"][:EXPLAINED]:

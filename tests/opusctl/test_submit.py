@@ -253,6 +253,22 @@ def test_wait_ends_with_the_outcome(status, code, opusctl, accepting, job):
     assert accepting.sent("job.wait") == [{"ids": [1]}]
 
 
+@pytest.mark.parametrize("stay", ["--wait", "--follow"])
+def test_quiet_prints_the_id_once_whoever_stays(stay, opusctl, accepting, job):
+    accepting.answers["job.wait"] = {"jobs": [job(1, "failed", escalated_to=2)], "done": True}
+    accepting.answers["job.get"] = job(2, "completed")
+    ran = opusctl("submit", stay, "-q", "--", "echo", "x")
+    assert (ran.code, ran.out, ran.err) == (0, "1\n", "")
+    assert not accepting.sent("job.logs")
+
+
+def test_quiet_prints_each_id_of_a_file_once(opusctl, accepting, job, tmp_path):
+    (tmp_path / "jobs").write_text('[{"prompt": "a"}, {"prompt": "b"}]')
+    accepting.answers["job.wait"] = {"jobs": [job(1, "completed"), job(2, "failed")], "done": True}
+    ran = opusctl("submit", "-w", "-q", "--file", str(tmp_path / "jobs"))
+    assert (ran.code, ran.out, ran.err) == (1, "1\n2\n", "")
+
+
 def test_wait_times_out_with_124(opusctl, accepting, job):
     accepting.answers["job.wait"] = {"jobs": [job(1, "running")], "done": False}
     ran = opusctl("submit", "--wait-timeout", "2s", "--", "true")

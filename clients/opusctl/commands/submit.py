@@ -45,7 +45,9 @@ def arguments(parser: Parser) -> None:
     add_calendar_options(parser, named=True)
     stay = parser.add_argument_group("staying for the end")
     stay.add_argument("-w", "--wait", action="store_true", help="until it has ended: exit 0 when it completed, else 1")
-    stay.add_argument("-f", "--follow", action="store_true", help="the same, and print its output as it comes")
+    stay.add_argument(
+        "-f", "--follow", action="store_true", help="the same, and print its output as it comes; with -q the id alone"
+    )
     stay.add_argument("--wait-timeout", type=duration, metavar="DURATION", help="wait no longer than this: exit 124")
 
 
@@ -56,13 +58,15 @@ def run(session: Session, args: Namespace) -> int:
     entries, single = specs(session, args, SEE)
     if args.follow and len(entries) > 1:
         raise UsageError("--follow follows one job; the file has several", hint="use --wait")
-    jobs = [_submit_one(session, entries[0], follow=args.follow)] if single else _submit_many(session, entries)
-    if args.follow:
+    ids_alone = session.screen.quiet and not session.screen.as_json
+    follow = args.follow and not ids_alone
+    jobs = [_submit_one(session, entries[0], follow=follow)] if single else _submit_many(session, entries)
+    if follow:
         return _follow(session, jobs[0])
-    if args.wait or args.wait_timeout is not None:
+    if args.wait or args.follow or args.wait_timeout is not None:
         from opusctl.waiting import wait_for
 
-        return wait_for(session, [job["id"] for job in jobs], timeout=args.wait_timeout)
+        return wait_for(session, [job["id"] for job in jobs], timeout=args.wait_timeout, show=not ids_alone)
     return OK
 
 
