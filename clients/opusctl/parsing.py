@@ -117,6 +117,13 @@ def ref(word: str) -> Ref:
     return word
 
 
+def positive(word: str) -> int:
+    """A number from 1 on."""
+    if not (word.isascii() and word.isdecimal() and int(word) > 0):
+        raise argparse.ArgumentTypeError(f"not a number from 1 on: {word!r}")
+    return int(word)
+
+
 def duration(word: str) -> int | float:
     """Seconds of `90`, `90s`, `10m`, `1h30m`, `7d`."""
     if not re.fullmatch(r"\d+(\.\d+)?|(\d+(\.\d+)?(ms|[smhdw]))+", word.strip()):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -81,6 +82,48 @@ def test_more_jobs_than_shown_are_hinted_at_on_stderr(opusctl, daemon, job):
     assert opusctl("list", "-s", "queued", "--json").json["next_cursor"] == "c"
 
 
+@pytest.fixture
+def crowded(daemon, job):
+    """2,300 jobs in every state, a thousand a page at most as the daemon gives them."""
+
+    def page(params):
+        assert 1 <= params["limit"] <= 1000
+        start = int(params.get("cursor") or 0)
+        end = min(start + params["limit"], 2300)
+        of_state = {"running": 10_000, "queued": 20_000, "held": 30_000, "completed": 40_000}
+        kind = next(number for status, number in of_state.items() if status in params["status"])
+        jobs = [job(kind + n) for n in range(start, end)]
+        return {"jobs": jobs, "next_cursor": str(end) if end < 2300 else None}
+
+    daemon.answers["job.list"] = page
+    return daemon
+
+
+@pytest.mark.parametrize("number", [1, 1000, 1001, 2299])
+def test_a_limit_above_a_page_is_held_by_a_filter(number, opusctl, crowded):
+    ran = opusctl("list", "-q", "-s", "queued", "-n", str(number))
+    assert ran.out.split() == [str(20_000 + n) for n in range(number)]
+    assert json.loads(opusctl("list", "--json", "-s", "queued", "-n", str(number)).out)["next_cursor"] == str(number)
+
+
+@pytest.mark.parametrize("number", [1, 999, 1500, 2300, 5000, 9200])
+def test_a_limit_above_a_page_is_held_without_a_filter(number, opusctl, crowded):
+    ran = opusctl("list", "-n", str(number))
+    every = [str(kind + n) for kind in (10_000, 20_000, 30_000, 40_000) for n in range(2300)]
+    assert [line.split()[0] for line in ran.out.splitlines()[1:]] == every[:number]
+    more = "" if number == 9200 else f"{number:,} job{'s' if number > 1 else ''} shown, there are more: "
+    assert ran.err == (f"{more}a higher --limit, --all or a filter shows them\n" if more else "")
+
+
+@pytest.mark.parametrize("verb", ["list", "dead"])
+@pytest.mark.parametrize("number", ["0", "-5", "many"])
+def test_a_limit_is_a_number_from_1_on(verb, number, opusctl, daemon):
+    ran = opusctl(verb, "-n", number)
+    assert (ran.code, ran.out) == (2, "")
+    assert f"-n/--limit: not a number from 1 on: '{number}'" in ran.err
+    assert not daemon.calls
+
+
 def test_all_reads_every_page(opusctl, daemon, job):
     daemon.answers["job.list"] = [
         {"jobs": [job(9), job(8)], "next_cursor": "c"},
@@ -115,8 +158,6 @@ def test_no_color_and_dumb_terminals_get_no_colour(on_terminal, stocked):
 
 
 def test_json_on_a_terminal_holds_no_control_character(on_terminal, daemon, job):
-    import json
-
     daemon.answers["job.get"] = job(5, title="\x1b[2J\x9b1m\x7f\u202e")
     ran = on_terminal("show", "5", "--json")
     assert json.loads(ran.out)["title"] == "\x1b[2J\x9b1m\x7f\u202e"

@@ -9,7 +9,7 @@ import sys
 
 from opusctl.failure import FAILED, OK, Refused, UsageError
 from opusctl.jobs import now
-from opusctl.parsing import past_moment, ref
+from opusctl.parsing import past_moment, positive, ref
 from opusctl.text import ago, plural
 
 TYPE_CHECKING = False
@@ -36,7 +36,9 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--group", metavar="NAME", help="of this group")
     parser.add_argument("--class", dest="kind", metavar="CLASS", help="that failed so: timeout, auth, agent_error, ...")
     parser.add_argument("--since", type=past_moment, metavar="TIME", help="that failed since then: 2h, or a time")
-    parser.add_argument("-n", "--limit", type=int, default=SHOWN, metavar="N", help=f"at most N jobs (default {SHOWN})")
+    parser.add_argument(
+        "-n", "--limit", type=positive, default=SHOWN, metavar="N", help=f"at most N jobs (default {SHOWN})"
+    )
     parser.add_argument("--all", action="store_true", help="with retry, prune: all that match")
     parser.add_argument("--fresh", action="store_true", help="with retry: begin anew, in no session")
     parser.add_argument("--dry-run", action="store_true", help="with retry, prune: only say which")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opusctl.failure import OK
 from opusctl.jobs import ACTIVE, FINAL, WAITING, job_table
-from opusctl.parsing import past_moment, ref
+from opusctl.parsing import past_moment, positive, ref
 from opusctl.text import plural
 
 TYPE_CHECKING = False
@@ -50,7 +50,7 @@ def arguments(parser: Parser) -> None:
     )
     parser.add_argument("--dead", action="store_true", help="failed for good: not retried, not escalated")
     parser.add_argument("--order", choices=ORDERS, metavar="ORDER", help=f"{', '.join(ORDERS)}")
-    parser.add_argument("-n", "--limit", type=int, metavar="N", help=f"at most N jobs (default {SHOWN})")
+    parser.add_argument("-n", "--limit", type=positive, metavar="N", help=f"at most N jobs (default {SHOWN})")
     parser.add_argument("--cursor", metavar="CURSOR", help="go on where the last page ended (next_cursor of --json)")
     parser.add_argument("-a", "--all", action="store_true", help="every job, newest first")
     parser.add_argument("--full", action="store_true", help="with prompts and results (--json)")
@@ -58,13 +58,10 @@ def arguments(parser: Parser) -> None:
 
 def run(session: Session, args: Namespace) -> int:
     filters = _filters(args)
-    if args.all:
-        jobs, cursor = _every(session, {**filters, "order": args.order, "cursor": args.cursor}, args.limit)
-        more = cursor is not None
-    elif args.status or args.dead or args.order or args.cursor or args.time or args.since or args.until:
-        asked = {**filters, "order": args.order, "cursor": args.cursor, "limit": min(args.limit or SHOWN, PAGE)}
-        page = session.call("job.list", asked)
-        jobs, cursor = page["jobs"], page.get("next_cursor")
+    narrowed = args.status or args.dead or args.order or args.cursor or args.time or args.since or args.until
+    if args.all or narrowed:
+        most = args.limit or (None if args.all else SHOWN)
+        jobs, cursor = _pages(session, {**filters, "order": args.order, "cursor": args.cursor}, most)
         more = cursor is not None
     else:
         jobs, more = _overview(session, filters, args.limit)
@@ -72,7 +69,7 @@ def run(session: Session, args: Namespace) -> int:
     _print(session, jobs, cursor)
     if more:
         session.screen.talk(
-            f"{plural(len(jobs), 'job')} shown, there are more: --limit N, --all or a filter shows them"
+            f"{plural(len(jobs), 'job')} shown, there are more: a higher --limit, --all or a filter shows them"
         )
     return OK
 
@@ -90,31 +87,39 @@ def _filters(args: Namespace) -> dict[str, Any]:
 
 
 def _overview(session: Session, filters: dict[str, Any], limit: int | None) -> tuple[list[Job], bool]:
-    """What runs, what is queued by score, what waits for something, what ended last: four calls in one round trip."""
+    """What runs, what is queued by score, what waits for something, what ended last: four calls in one round trip.
+
+    Further pages are asked for where one call does not give as many as there is room for.
+    """
     room = limit or SHOWN
     filters = {name: value for name, value in filters.items() if name != "status"}
-    latest = min(room, PAGE) if limit else LATEST
-    pages = session.call_all(
-        [
-            ("job.list", {**filters, "status": list(ACTIVE), "order": "id", "limit": min(room, PAGE)}),
-            ("job.list", {**filters, "status": ["queued"], "order": "score", "limit": min(room, PAGE)}),
-            ("job.list", {**filters, "status": NOT_READY, "order": "id", "limit": min(room, PAGE)}),
-            ("job.list", {**filters, "status": list(FINAL), "order": "-completed_at", "limit": latest}),
-        ]
-    )
-    jobs: list[Job] = [job for page in pages for job in page["jobs"]]
-    more = len(jobs) > room or any(page.get("next_cursor") for page in pages)
-    return jobs[:room], more
+    parts = [
+        {**filters, "status": list(ACTIVE), "order": "id", "limit": min(room, PAGE)},
+        {**filters, "status": ["queued"], "order": "score", "limit": min(room, PAGE)},
+        {**filters, "status": NOT_READY, "order": "id", "limit": min(room, PAGE)},
+        {**filters, "status": list(FINAL), "order": "-completed_at", "limit": min(limit or LATEST, PAGE)},
+    ]
+    jobs: list[Job] = []
+    more = False
+    for asked, page in zip(parts, session.call_all([("job.list", part) for part in parts]), strict=True):
+        jobs += page["jobs"]
+        cursor = page.get("next_cursor")
+        if cursor is not None and limit is not None and len(jobs) < room:
+            rest, cursor = _pages(session, {**asked, "cursor": cursor}, room - len(jobs))
+            jobs += rest
+        more = more or cursor is not None
+    return jobs[:room], more or len(jobs) > room
 
 
-def _every(session: Session, asked: dict[str, Any], limit: int | None) -> tuple[list[Job], str | None]:
+def _pages(session: Session, asked: dict[str, Any], most: int | None) -> tuple[list[Job], str | None]:
+    """As many as there are, or `most`; and the cursor behind them when there are more."""
     jobs: list[Job] = []
     while True:
-        room = PAGE if limit is None else min(PAGE, limit - len(jobs))
+        room = PAGE if most is None else min(PAGE, most - len(jobs))
         page = session.call("job.list", {**asked, "limit": room})
         jobs += page["jobs"]
         asked["cursor"] = page.get("next_cursor")
-        if asked["cursor"] is None or (limit is not None and len(jobs) >= limit):
+        if asked["cursor"] is None or (most is not None and len(jobs) >= most):
             return jobs, asked["cursor"]
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-
 from opusctl.failure import OK, UsageError
 from opusctl.jobs import now
-from opusctl.parsing import duration
+from opusctl.parsing import duration, positive
 from opusctl.text import ago
 
 TYPE_CHECKING = False
@@ -34,12 +32,6 @@ examples:
 START_ONLY = (
     "count", "name", "agents", "types", "labels", "group", "min_tier", "max_jobs", "exit_when_idle", "lease",
 )  # fmt: skip
-
-
-def positive(word: str) -> int:
-    if not (word.isascii() and word.isdecimal() and int(word) > 0):
-        raise argparse.ArgumentTypeError(f"not a number from 1 on: {word!r}")
-    return int(word)
 
 
 def arguments(parser: Parser) -> None:
