@@ -110,6 +110,8 @@ class DependsOn(Params, kw_only=True):
     if_unmet: IfUnmetWord | None = None
 
 
+Priority: TypeAlias = Annotated[int | str | UnsetType, Meta(extra_json_schema={"default": "normal"})]
+"""A tier's name, or 1 to 10. Not sent it is normal, unless a route says another one."""
 Edges: TypeAlias = Annotated[list[int | str | DependsOn], Meta(max_length=1000)]
 
 
@@ -140,7 +142,7 @@ class JobSpec(Params, gc=False, kw_only=True, omit_defaults=True):
     type: Annotated[str, Meta(min_length=1, max_length=200)] = "task"
     source: SourceWord | None = None
     interactive: bool = False
-    priority: int | str = "normal"
+    priority: Priority = UNSET
     boost: Boost = 0
     agent: str | None = None
     depends_on: Edges = []

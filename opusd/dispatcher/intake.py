@@ -66,7 +66,7 @@ class Intake:
             spec=self._spec(sent, path),
             tier=tier,
             boost=_boost(boost + sent.boost, path) if boost or sent.boost else 0,
-            explicit_priority=sent.priority != "normal" or sent.boost != 0,
+            explicit_priority=sent.priority is not UNSET or sent.boost != 0,
             agent=sent.agent,
             type=sent.type,
             source=None if sent.source is None else Source(sent.source),
@@ -100,7 +100,7 @@ class Intake:
             labels=sent.labels,
             cwd=cwd,
             env=self._env(sent.env, f"{path}.env") if sent.env else {},
-            digest=hashlib.sha256(msgspec.json.encode(sent, order="sorted")).digest() if sent.key is not None else b"",
+            digest=_digest(sent) if sent.key is not None else b"",
         )
 
     def _env(self, env: Mapping[str, str | EnvSource], path: str) -> dict[str, Any]:
@@ -196,8 +196,10 @@ def _if_set(value: V | UnsetType, parse: Callable[[V], T]) -> T | UnsetType:
     return UNSET if isinstance(value, UnsetType) else parse(value)
 
 
-def _priority(sent: str | int, path: str) -> tuple[Tier, int]:
-    return (Tier.NORMAL, 0) if sent == "normal" else read(path, "priority", parse_priority, sent)
+def _priority(sent: str | int | UnsetType, path: str) -> tuple[Tier, int]:
+    if isinstance(sent, UnsetType) or sent == "normal":
+        return Tier.NORMAL, 0
+    return read(path, "priority", parse_priority, sent)
 
 
 def _positive(path: str, field: str, value: float | str) -> int:
@@ -215,6 +217,13 @@ def _boost(boost: int, path: str) -> int:
     if not -49 <= boost <= 49:
         raise _invalid(path, "boost", f"priority and boost add up to {boost}; -49 to 49 are allowed")
     return boost
+
+
+def _digest(sent: JobSpec) -> bytes:
+    """Of the content as sent. Registries are full of digests in which `normal` is as if not sent: it stays so."""
+    if sent.priority == "normal":
+        sent = replace(sent, priority=UNSET)
+    return hashlib.sha256(msgspec.json.encode(sent, order="sorted")).digest()
 
 
 def _title(sent: JobSpec) -> str:

@@ -75,6 +75,11 @@ def test_every_field_of_a_job_spec_has_its_option(opusctl, accepting):
     assert {*one, *two} == set(JobSpec.__struct_fields__)
 
 
+def test_the_default_priority_is_sent_when_it_is_said(opusctl, accepting):
+    assert opusctl("submit", "--priority", "normal", "--", "true").code == 0
+    assert accepting.sent("job.submit")[0]["priority"] == "normal"
+
+
 @pytest.mark.parametrize("prompt", ["-quick fix", "- one\n- two", "-x", "--like this=that", "a=b"])
 def test_a_prompt_may_begin_with_a_dash(prompt, opusctl, accepting):
     assert opusctl("submit", "--title", "-t", "-p", prompt, "-q").code == 0
