@@ -140,10 +140,11 @@ class Pool(msgspec.Struct, kw_only=True):
 
 
 class Status(msgspec.Struct, kw_only=True):
-    """The queue at a glance; `paused` is the pause of everything."""
+    """The queue at a glance; `paused` is the pause of everything, `omitted` how many more run than one reply holds."""
 
     counts: Counts
     running: list[Job]
+    omitted: int = 0
     pool: Pool
     paused: bool
     paused_agents: list[str] = []

@@ -242,9 +242,12 @@ class ReadVerbs:
             return counts, self.pool(), running, set(state.pauses.names)
 
         counts, pool, running, paused = await self._desk.writer.read(look)
+        shown = await self._desk.show_all(running, full=False)
+        held = that_fit(shown)
         return results.Status(
             counts=counts,
-            running=await self._desk.show_all(running, full=False),
+            running=held,
+            omitted=len(shown) - len(held),
             pool=pool,
             paused="*" in paused,
             paused_agents=sorted(name[6:] for name in paused if name.startswith("agent:")),

@@ -37,3 +37,16 @@ def test_a_batch_is_answered_whatever_its_jobs_wait_for_and_are_called(house):
     assert len(house("job.submit_batch", jobs=specs)["jobs"]) == 900
     one = house("job.submit", agent="pull", prompt="\x01" * 690_000, cwd="/" + "d" * 50_000, key="huge")
     assert (one["job"]["id"], one["created"]) == (1702, True)
+
+
+def test_the_status_shows_as_many_as_a_line_holds_of_those_that_run(house):
+    specs = [{"agent": "pull", "prompt": "p", "labels": LABELS} for _ in range(1000)]
+    house("job.submit_batch", jobs=specs)
+    while house("queue.status")["counts"]["status"].get("queued"):
+        assert house("worker.claim", worker="w", agents=["pull"], count=1000, lease=3600)["claims"]
+    for method in ("queue.pause", "queue.status"):
+        status = house(method)
+        assert status["paused"]
+        assert [job["id"] for job in status["running"]] == list(range(1, len(status["running"]) + 1))
+        assert len(status["running"]) + status["omitted"] == status["counts"]["status"]["running"] == 1000
+        assert LINE_LIMIT // 2 < len(encode(status)) < LINE_LIMIT
