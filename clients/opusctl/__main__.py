@@ -63,6 +63,11 @@ def _run(words: list[str], screen: Screen) -> int:
     session = Session(screen, args.socket)
     try:
         return command.run(session, args)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        misunderstood = session.misunderstood()
+        if misunderstood is None:
+            raise
+        raise misunderstood from error
     finally:
         session.close()
 

@@ -98,6 +98,18 @@ class TimedOut(Failure):
     retryable = True
 
 
+class NotUnderstood(Failure):
+    """A reply is not of the shape that its method promises."""
+
+    word = "not_understood"
+
+    def __init__(self, method: str, why: str) -> None:
+        super().__init__(
+            f"the daemon's reply to {method} is not understood; is it of another version? ({why})",
+            hint="what was asked may have been done; opusctl doctor compares the versions",
+        )
+
+
 class Unwritten(Failure):
     """Stdout takes nothing more: its disk is full, or it is not for writing. What was asked is done all the same."""
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from opusctl.failure import NotUnderstood
     from opusctl.screen import Screen
 
 SHUTTING_DOWN, CANCELLED = -32008, -32800  # what a call that waits may end with when the daemon stops
@@ -39,6 +40,12 @@ class Session:
         connection = self.connection
         ids = [connection.send(method, _given(params)) for method, params in calls]
         return [connection.reply(call_id) for call_id in ids]
+
+    def misunderstood(self) -> NotUnderstood | None:
+        """What to say of a verb that stumbled: the reply that it stumbled over, None when the replies are sound."""
+        from opusctl.shapes import misshapen
+
+        return None if self._connection is None else misshapen(self._connection.answered)
 
     def close(self) -> None:
         if self._connection is not None:

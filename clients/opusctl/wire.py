@@ -9,16 +9,28 @@ import json
 import os
 import socket
 
-from opusctl.failure import START_THE_DAEMON, DaemonGone, NoDaemon, NotAllowed, Refused, TimedOut, UsageError
+from opusctl.failure import (
+    START_THE_DAEMON,
+    DaemonGone,
+    NoDaemon,
+    NotAllowed,
+    NotUnderstood,
+    Refused,
+    TimedOut,
+    UsageError,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from opusctl.failure import Failure
+
 LINE_LIMIT = 4 * 1024 * 1024  # the daemon closes the connection at a longer line
 PATH_LIMIT = 107  # bytes in sun_path without its closing NUL
 PATIENCE = 30.0  # seconds for the answer of a call that does not wait for anything
+REMEMBERED = 16  # replies
 
 
 def socket_path(given: str | None = None) -> str:
@@ -32,13 +44,18 @@ def socket_path(given: str | None = None) -> str:
 
 
 class Connection:
-    """`call` for one answer; `send` and `reply` for several calls in one round trip; `notifications` for a stream."""
+    """`call` for one answer; `send` and `reply` for several calls in one round trip; `notifications` for a stream.
+
+    `answered` has the last results with their methods, for whoever stumbles over one.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._last_id = 0
         self._notifications: list[dict[str, Any]] = []
         self._replies: dict[int, dict[str, Any]] = {}
+        self._methods: dict[int, str] = {}  # of the calls whose replies were not taken yet
+        self.answered: list[tuple[str, Any]] = []
         self._socket = _connect(path)
         self._lines = self._socket.makefile("rb", 65536)
 
@@ -69,16 +86,19 @@ class Connection:
             raise self._silent(PATIENCE) from None
         except OSError as error:
             raise self._gone() from error
+        self._methods[self._last_id] = method
         return self._last_id
 
     def reply(self, call_id: int, patience: float | None = PATIENCE) -> Any:
         """The result of the call with this id, or Refused with the daemon's error."""
         while call_id not in self._replies:
             self._receive(patience)
-        message = self._replies.pop(call_id)
+        message, method = self._replies.pop(call_id), self._methods.pop(call_id)
         if "error" in message:
-            raise Refused(message["error"])
-        return message.get("result")
+            raise _refusal(method, message["error"])
+        result = message.get("result")
+        self.answered = [*self.answered[1 - REMEMBERED :], (method, result)]
+        return result
 
     def notifications(self, quiet: float | None = None) -> Iterator[dict[str, Any]]:
         """Every notification as it comes, until the connection ends with DaemonGone, or none came for `quiet` seconds.
@@ -115,7 +135,7 @@ class Connection:
         elif isinstance(message.get("id"), int):
             self._replies[message["id"]] = message
         elif "error" in message:  # id null: the daemon could not read what was sent
-            raise Refused(message["error"])
+            raise _refusal("a call", message["error"])
 
     def _gone(self) -> DaemonGone:
         return DaemonGone(
@@ -130,6 +150,10 @@ class Connection:
             hint="it listens but does not answer: look at its log, or run opusctl doctor",
             socket=self.path,
         )
+
+
+def _refusal(method: str, error: Any) -> Failure:
+    return Refused(error) if isinstance(error, dict) else NotUnderstood(method, "its error is no object")
 
 
 def _connect(path: str) -> socket.socket:

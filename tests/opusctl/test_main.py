@@ -138,6 +138,52 @@ def test_a_daemon_that_goes_away_before_it_answers_is_no_daemon(opusctl, daemon,
     assert "may have been done" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("words", "method", "reply"),
+    [
+        ("submit -p x", "job.submit", None),
+        ("submit -p x", "job.submit", {"created": True}),
+        ("submit -p x", "job.submit", {"job": None, "created": True}),
+        ("submit -q -p x", "job.submit", ["job"]),
+        ("show 5", "job.get", "five"),
+        ("show 5", "job.get", {"id": 5}),
+        ("list", "job.list", {"jobs": [7], "next_cursor": None}),
+        ("list --all", "job.list", None),
+        ("edit 5 --title t", "job.update", None),
+        ("retry 5", "job.retry", {"jobs": None}),
+        ("cancel 5 6", "job.cancel", 7),
+        ("status", "queue.status", None),
+        ("doctor", "system.info", []),
+        ("agents", "agent.list", {}),
+    ],
+)
+def test_a_reply_of_another_shape_is_one_line_that_names_the_call(words, method, reply, opusctl, daemon, info):
+    daemon.answers["system.info"] = info()
+    daemon.odd[method] = reply
+    ran = opusctl(*words.split())
+    assert (ran.code, ran.out) == (1, "")
+    first, hint = ran.err.splitlines()
+    assert first.startswith(f"opusctl: the daemon's reply to {method} is not understood; is it of another version? (")
+    assert hint == "  what was asked may have been done; opusctl doctor compares the versions"
+
+
+def test_a_reply_of_another_shape_is_json_for_scripts(opusctl, daemon):
+    daemon.odd["job.wait"] = None
+    ran = opusctl("wait", "5", "--json")
+    assert (ran.code, ran.err) == (1, "")
+    assert ran.json["error"]["data"]["code"] == "not_understood"
+
+
+def test_an_error_of_our_own_is_not_laid_at_the_door_of_the_daemon(opusctl, daemon, job, monkeypatch):
+    from opusctl.commands import show
+
+    daemon.answers["job.get"] = job(5)
+    daemon.answers["job.history"] = {"events": [], "attempts": [], "chain": []}
+    monkeypatch.setattr(show, "Page", None)
+    with pytest.raises(TypeError):
+        opusctl("show", "5")
+
+
 def test_a_reader_that_leaves_early_is_no_error(spawn, daemon, job):
     daemon.answers["job.list"] = {"jobs": [job(n, title="t" * 200) for n in range(900)], "next_cursor": None}
     process = spawn("list", "--all")

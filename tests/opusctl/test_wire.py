@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from opusctl.failure import NoDaemon, TimedOut, UsageError
+from opusctl.failure import NoDaemon, NotUnderstood, TimedOut, UsageError
 from opusctl.wire import Connection
 
 
@@ -69,6 +69,16 @@ def test_what_speaks_no_json_is_no_daemon(listener, connect):
     thread = answer(listener[0], b"SSH-2.0-OpenSSH_9.2\n")
     connection = connect(listener[1])
     with pytest.raises(NoDaemon, match="does not speak JSON-RPC"):
+        connection.call("system.ping", {})
+    connection.close()
+    thread.join(10)
+
+
+@pytest.mark.parametrize("error", [b"null", b'"no"', b"[]", b"7"])
+def test_an_error_that_is_none_is_not_understood(error, listener, connect):
+    thread = answer(listener[0], b'{"jsonrpc":"2.0","id":1,"error":' + error + b"}\n")
+    connection = connect(listener[1])
+    with pytest.raises(NotUnderstood, match=r"reply to system\.ping is not understood"):
         connection.call("system.ping", {})
     connection.close()
     thread.join(10)
