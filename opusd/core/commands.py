@@ -224,7 +224,7 @@ _PLACED = {"run_at", "depends"}
 
 
 def update(decision: Decision, job: Job, spec: Spec, edit: Edit, facts: Facts, version: int | None) -> Job:
-    """Change what the job's status allows; a stale `version` is Conflict."""
+    """Change what the job's status allows; a stale `version` is Conflict. What says nothing new changes nothing."""
     if version is not None and version != job.version:
         message = f"job {job.id} has version {job.version}, not {version}: read it again"
         raise Conflict(message, version=job.version)
@@ -237,30 +237,33 @@ def update(decision: Decision, job: Job, spec: Spec, edit: Edit, facts: Facts, v
         message = f"job {job.id} is {job.status}: {', '.join(refused)} can't be changed any more"
         raise Conflict(message, status=job.status, fields=refused)
     changed = _edited_spec(spec, edit)
-    after = replace(job, terms=_edited_terms(decision.state, job, spec, edit))
-    if edit.timeout is not UNSET and job.run is not None:
-        jumped = decision.state.timeline.skew - job.run.skew
-        limit = None if edit.timeout is None else job.run.started_at + jumped + edit.timeout
-        after = replace(after, run=replace(job.run, timeout_at=limit))
+    after = _edited(decision.state, job, spec, edit, facts)
+    if after == job and changed == spec:
+        return job
     extra: dict[str, Any] = {"spec": changed if changed != spec else None, "detail": {"fields": sorted(given)}}
-    if given & _PLACED:
-        return _replaced(decision, job, after, edit, facts, extra)
-    return decision.put(job, after, "updated", **extra)
-
-
-def _replaced(decision: Decision, job: Job, after: Job, edit: Edit, facts: Facts, extra: dict[str, Any]) -> Job:
-    """run_at or depends_on changed: the job may belong elsewhere now."""
-    if edit.run_at is not UNSET:
-        after = replace(after, run_at=edit.run_at)
-    if edit.depends is not UNSET:
-        edges = make_edges(decision.state, job.id, edit.depends, facts)
-        refuse_cycle(decision.state, job.id, edges)
-        after = replace(after, edges=edges)
+    if not given & _PLACED:
+        return decision.put(job, after, "updated", **extra)
     moved = _move(decision, job, after, extra)
     return moved if edit.depends is UNSET else decision.cancel_unmet(moved)
 
 
+def _edited(state: State, job: Job, spec: Spec, edit: Edit, facts: Facts) -> Job:
+    after = replace(job, terms=_edited_terms(state, job, spec, edit))
+    if edit.timeout is not UNSET and job.run is not None:
+        jumped = state.timeline.skew - job.run.skew
+        limit = None if edit.timeout is None else job.run.started_at + jumped + edit.timeout
+        after = replace(after, run=replace(job.run, timeout_at=limit))
+    if edit.run_at is not UNSET:
+        after = replace(after, run_at=edit.run_at)
+    if edit.depends is not UNSET:
+        edges = make_edges(state, job.id, edit.depends, facts)
+        refuse_cycle(state, job.id, edges)
+        after = replace(after, edges=edges)
+    return after
+
+
 def _move(decision: Decision, job: Job, after: Job, extra: dict[str, Any]) -> Job:
+    """run_at or depends_on changed: the job may belong elsewhere now."""
     if job.status is Status.HELD:
         return decision.put(job, after, "updated", **extra)
     where = placement(after.edges, after.run_at, decision.now)

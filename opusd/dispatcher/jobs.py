@@ -300,7 +300,7 @@ class JobVerbs:
                         agent = job.terms.agent if isinstance(edit.agent, UnsetType) else edit.agent
                         may_edit(session.caller, agent, desk.state, command=edit.command is not UNSET)
                     after = commands.update(decision, job, spec.spec, edit, facts, params.version)  # noqa: B023 - called at once
-                    if after.run is not None and "timeout" in edit.given():
+                    if after is not job and after.run is not None and "timeout" in edit.given():
                         desk.engine.deadline_after(decision, after)
                     return after
 

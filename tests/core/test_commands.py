@@ -216,7 +216,7 @@ def test_a_retried_job_goes_where_the_first_that_applies_says() -> None:
 FIELDS: dict[str, object] = {
     "title": "other", "labels": ["x"], "metadata": {"a": 1}, "timeout": MINUTE, "tier": Tier.URGENT, "boost": 7,
     "needs": {"gpu": 1}, "prompt": "other", "agent": "codex", "expires_in": HOUR, "max_retries": 9, "run_at": 1,
-    "depends": (),
+    "depends": None,
 }  # fmt: skip
 ALWAYS = {"title", "labels", "metadata"}
 
@@ -236,7 +236,8 @@ def allowed(field: str, status: str) -> bool:
 @pytest.mark.parametrize("field", FIELDS)
 def test_update_changes_what_the_status_allows_and_nothing_else(field: str, status: str) -> None:
     world, job = in_status(status)
-    after = attempt(world, lambda: world.update(job, **{field: FIELDS[field]}))
+    value = (depends(world.submit(held=True).id),) if field == "depends" else FIELDS[field]
+    after = attempt(world, lambda: world.update(job, **{field: value}))
     if allowed(field, status):
         assert isinstance(after, Job)
         assert after.version == job.version + 1
@@ -254,6 +255,50 @@ def test_update_shows_in_the_job_or_in_its_spec() -> None:
     assert (terms.timeout, terms.tier, terms.boost, terms.needs) == (MINUTE, Tier.LOW, -3, (("gpu", 1),))
     assert (terms.expires_in, terms.retry.max_retries) == (HOUR, 9)
     assert world.tick(0).start[0].id == job.id
+
+
+SAME: dict[str, object] = {
+    "title": "do it", "labels": ["l"], "metadata": {"m": 1}, "timeout": MINUTE, "tier": Tier.URGENT, "boost": 3,
+    "needs": {"gpu": 1}, "prompt": "do it", "agent": "claude", "expires_in": HOUR, "max_retries": 9, "run_at": None,
+    "depends": (),
+}  # fmt: skip
+
+
+def alike(status: str) -> tuple[World, Job]:
+    """A job of which `SAME` says what it is."""
+    fields = {"tier": Tier.URGENT, "boost": 3, "labels": ["l"], "metadata": {"m": 1}, "timeout": MINUTE}
+    return in_status(status, **fields, needs={"gpu": 1}, expires_in=HOUR, max_retries=9)
+
+
+@pytest.mark.parametrize("status", ["held", "queued", "running", "retrying", "completed"])
+def test_an_update_that_says_nothing_new_leaves_the_job_and_the_audit_trail_as_they_are(status: str) -> None:
+    world, job = alike(status)
+    events = world.state.last_event
+    for field, value in SAME.items():
+        if allowed(field, status):
+            assert world.update(job, **{field: value}) == job
+    everything = {field: value for field, value in SAME.items() if allowed(field, status)}
+    assert world.update(job, version=job.version, **everything) is job
+    assert world.update(job) is job
+    assert world.state.last_event == events
+
+
+def test_an_update_to_the_edges_and_the_time_that_a_job_has_changes_nothing() -> None:
+    world = World(max_concurrent=0)
+    done, open_ = world.submit(held=True), world.submit(held=True)
+    job = world.submit(depends=(depends(done.id, "any"), depends(open_.id)), run_at=world.now + HOUR)
+    world.cancel(done)
+    job = world[job]
+    assert [edge.state for edge in job.edges] == ["satisfied", "pending"]
+    again = (depends(done.id, "any"), depends(open_.id))
+    assert world.update(job, depends=again, run_at=job.run_at) is job
+
+
+def test_an_update_that_says_nothing_new_of_a_job_that_has_moved_on_is_a_conflict_all_the_same() -> None:
+    world, job = alike("queued")
+    world.update(job, boost=4)
+    with pytest.raises(Conflict, match="has version 2, not 1"):
+        world.update(job, version=1, title="do it")
 
 
 def test_a_stale_version_is_a_conflict() -> None:

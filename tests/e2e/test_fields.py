@@ -207,6 +207,15 @@ def test_a_tier_alone_keeps_the_boost_and_a_level_brings_its_own(commons):
     assert (found["tier"], found["boost"]) == ("low", 5)
 
 
+def test_an_update_that_says_nothing_new_is_no_step_of_the_job(commons):
+    job = commons.submit("true", held=True, title="mine", priority="low", timeout="1m")
+    for same in ({}, {"title": "mine"}, {"priority": "low", "timeout": 60, "run_at": None, "depends_on": []}):
+        assert commons("job.update", id=job["id"], version=1, **same)["version"] == 1
+    assert [event["kind"] for event in commons("job.history", id=job["id"])["events"]] == ["job.submitted"]
+    assert commons("job.update", id=job["id"], title="other")["version"] == 2
+    assert commons.refused("job.update", id=job["id"], version=1, title="other").code == -32002
+
+
 def test_an_empty_title_is_refused_by_update(commons):
     job = commons.submit("true", held=True, title="mine")
     error = commons.refused("job.update", id=job["id"], title="")
