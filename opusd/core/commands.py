@@ -296,11 +296,14 @@ def _edited_terms(state: State, job: Job, spec: Spec, edit: Edit) -> Terms:
             message = "command is for the agent exec, a prompt for the others"
             raise InvalidParams(message, path="$.agent")
         terms = _of_agent(limits, terms, edit.agent)
+    if terms.interactive and (edit.tier not in (UNSET, Tier.CRITICAL) or edit.boost not in (UNSET, 0)):
+        message = f"job {job.id} is interactive: it is critical, without a boost, and stays so"
+        raise InvalidParams(message, path="$.boost" if edit.tier in (UNSET, Tier.CRITICAL) else "$.priority")
     if edit.tier is not UNSET:
         if edit.tier is Tier.CRITICAL and terms.source != "user":
             message = "critical is for source user alone"
             raise InvalidParams(message, path="$.priority")
-        terms = replace(terms, tier=Tier.CRITICAL if terms.interactive else edit.tier)
+        terms = replace(terms, tier=edit.tier)
     if edit.boost is not UNSET:
         terms = replace(terms, boost=edit.boost)
     if terms.tier is Tier.CRITICAL:

@@ -345,10 +345,24 @@ def test_a_command_has_no_prompt_and_machines_get_no_critical() -> None:
         world.update(automated, tier=Tier.CRITICAL)
 
 
-def test_an_interactive_job_stays_critical_and_critical_has_no_boost() -> None:
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [({"tier": Tier.LOW}, "$.priority"), ({"tier": Tier.NORMAL, "boost": 0}, "$.priority"), ({"boost": 9}, "$.boost"),
+     ({"tier": Tier.CRITICAL, "boost": 9}, "$.boost")],
+)  # fmt: skip
+def test_another_tier_or_boost_is_refused_to_an_interactive_job(fields: dict[str, object], path: str) -> None:
     world = World(max_concurrent=0)
     human = world.submit(interactive=True)
-    assert world.update(human, tier=Tier.LOW, boost=9).terms.tier is Tier.CRITICAL
+    with pytest.raises(InvalidParams, match="is interactive: it is critical") as caught:
+        world.update(human, **fields)
+    assert caught.value.data["path"] == path
+    assert world[human] is human
+    assert world.update(human, tier=Tier.CRITICAL, boost=0) is human
+    assert world.update(human, timeout=MINUTE).terms.tier is Tier.CRITICAL
+
+
+def test_a_critical_job_has_no_boost() -> None:
+    world = World(max_concurrent=0)
     job = world.submit(boost=9)
     assert world.update(job, tier=Tier.CRITICAL).terms.boost == 0
 
