@@ -281,11 +281,11 @@ class WorkerList(Params, kw_only=True):
 
 
 class EventsSubscribe(Params, kw_only=True):
-    """`since` absent: from now on; 0: all that is kept. `kinds`, `jobs`: only of these; absent: of all."""
+    """`since` absent: from now on; 0: all that is kept. `kinds`, `jobs`: only of these; absent or empty: of all."""
 
     since: Offset | None = None
-    kinds: Annotated[list[KindWord], Meta(min_length=1)] | None = None
-    jobs: Annotated[list[Ref], Meta(min_length=1)] | None = None
+    kinds: list[KindWord] | None = None
+    jobs: list[Ref] | None = None
     group: str | None = None
 
 

@@ -30,8 +30,6 @@ pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
         ("job.submit_batch", {"jobs": [{}, {"source": "users"}]}, "$.jobs[1].source", "did you mean 'user'?"),
         ("events.subscribe", {"kinds": ["job.failed", "job.complete"]}, "$.kinds[1]", "did you mean 'job.completed'?"),
         ("events.subscribe", {"kinds": ["x"]}, "$.kinds[0]", "'x' is not one of agent.cooling, agent.ready, daemon."),
-        ("events.subscribe", {"kinds": []}, "$.kinds", "length >= 1"),
-        ("events.subscribe", {"jobs": []}, "$.jobs", "length >= 1"),
         ("job.submit", {"needs": {"a": 1, "b": 2, "c": 0, "d": 0}}, "$.needs.c", ">= 1"),
         ("job.update", {"needs": {"a": "x"}, "id": 1}, "$.needs.a", "got `str`"),
         (
