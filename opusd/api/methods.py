@@ -62,6 +62,7 @@ JOB_UPDATE = Method(
     Job,
     "Change a job. title, labels, metadata always; timeout while it runs too; priority, boost, needs, prompt, "
     "command, agent, expires_in, max_retries while it neither runs nor is final; run_at and depends_on before that. "
+    "With another agent goes what it runs: a command for exec, a prompt for the others, and the other one is dropped. "
     "An interactive job is critical: another priority or boost is refused. "
     "A stale `version` is Conflict. What says nothing new leaves the job and its version as they are.",
     "write",

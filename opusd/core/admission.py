@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Ref = int | str
 _PULL: Final = "pull"
-_EXEC: Final = "exec"
+EXEC: Final = "exec"
 
 
 class Submission(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -347,15 +347,15 @@ def choose_agent(limits: Limits, submission: Submission, source: Source, tier: T
         if name not in limits.agents:
             message = f"agent {name!r} is not configured; there are: {', '.join(sorted(limits.agents))}"
             raise InvalidParams(message, path="$.agent")
-        if spec.command is not None and name != _EXEC:
+        if spec.command is not None and name != EXEC:
             message = f"command is for the agent exec, not for {name}: give a prompt, or leave the agent out"
             raise InvalidParams(message, path="$.command")
-        if name == _EXEC and spec.command is None:
+        if name == EXEC and spec.command is None:
             message = "the agent exec runs a command: give command, a list of strings"
             raise InvalidParams(message, path="$.command")
         return name, None
     if spec.command is not None:
-        return _EXEC, None
+        return EXEC, None
     if spec.prompt is None:
         return _PULL, None
     for route in limits.routes:

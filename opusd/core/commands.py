@@ -12,7 +12,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from opusd.core import budgets, cooling
-from opusd.core.admission import Facts, Ref, checked_needs, kept_labels, make_edges, refuse_cycle, retry_policy
+from opusd.core.admission import EXEC, Facts, Ref, checked_needs, kept_labels, make_edges, refuse_cycle, retry_policy
 from opusd.core.decision import PLACED, judged, placement
 from opusd.core.errors import Conflict, Escalated, InvalidParams
 from opusd.core.job import Edge, EdgeState, Ending, IfUnmet, Job, On, Run, Spec, Terms, Tier, intern
@@ -236,8 +236,8 @@ def update(decision: Decision, job: Job, spec: Spec, edit: Edit, facts: Facts, v
     if refused:
         message = f"job {job.id} is {job.status}: {', '.join(refused)} can't be changed any more"
         raise Conflict(message, status=job.status, fields=refused)
-    changed = _edited_spec(spec, edit)
     after = _edited(decision.state, job, spec, edit, facts)
+    changed = _edited_spec(job, after.terms.agent, spec, edit)
     if after == job and changed == spec:
         return job
     extra: dict[str, Any] = {"spec": changed if changed != spec else None, "detail": {"fields": sorted(given)}}
@@ -274,26 +274,34 @@ def _move(decision: Decision, job: Job, after: Job, extra: dict[str, Any]) -> Jo
     return decision.put(job, after, "updated", **extra)
 
 
-def _edited_spec(spec: Spec, edit: Edit) -> Spec:
+def _edited_spec(job: Job, agent: str, spec: Spec, edit: Edit) -> Spec:
+    """The spec as it is to be for this agent: what the one it had before ran, and this one doesn't, is dropped."""
     names = ("title", "labels", "metadata", "prompt", "command")
-    return replace(spec, **{name: value for name in names if (value := getattr(edit, name)) is not UNSET})
+    changed = replace(spec, **{name: value for name in names if (value := getattr(edit, name)) is not UNSET})
+    if not edit.given() & {"agent", "prompt", "command"}:
+        return changed
+    field, message = None, ""
+    if agent == EXEC and edit.prompt is not UNSET:
+        field, message = "prompt", f"job {job.id} runs a command, not a prompt: name another agent with it"
+    elif agent == EXEC and changed.command is None:
+        field, message = "agent", f"job {job.id} has no command for the agent exec: give one with it"
+    elif agent != EXEC and edit.command is not UNSET:
+        field, message = "command", f"job {job.id} is for the agent {agent}: name exec with a command"
+    elif job.terms.agent == EXEC != agent and changed.prompt is None:
+        field, message = "agent", f"job {job.id} has no prompt for the agent {agent}: give one with it"
+    if field is not None:
+        raise InvalidParams(message, path=f"$.{field}")
+    if (agent == EXEC) is (job.terms.agent == EXEC):
+        return changed
+    return replace(changed, prompt=None) if agent == EXEC else replace(changed, command=None)
 
 
 def _edited_terms(state: State, job: Job, spec: Spec, edit: Edit) -> Terms:
     terms, limits = job.terms, state.limits
     agents = {terms.agent: Agent(terms.agent), **limits.agents}  # its own may have left the configuration
-    if edit.prompt is not UNSET and spec.command is not None:
-        message = f"job {job.id} runs a command, not a prompt"
-        raise InvalidParams(message, path="$.prompt")
-    if edit.command is not UNSET and terms.agent != "exec":
-        message = f"job {job.id} belongs to the agent {terms.agent}: command is for exec"
-        raise InvalidParams(message, path="$.command")
     if edit.agent is not UNSET:
         if edit.agent not in limits.agents:
             message = f"agent {edit.agent!r} is not configured; there are: {', '.join(sorted(limits.agents))}"
-            raise InvalidParams(message, path="$.agent")
-        if (edit.agent == "exec") is not (spec.command is not None):
-            message = "command is for the agent exec, a prompt for the others"
             raise InvalidParams(message, path="$.agent")
         terms = _of_agent(limits, terms, edit.agent)
     if terms.interactive and (edit.tier not in (UNSET, Tier.CRITICAL) or edit.boost not in (UNSET, 0)):

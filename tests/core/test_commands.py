@@ -333,6 +333,49 @@ def test_an_update_that_could_never_run_is_refused(fields: dict[str, object], pa
     assert caught.value.data["path"] == path
 
 
+def test_a_job_is_judged_as_it_is_to_be_when_its_agent_changes_with_what_it_runs() -> None:
+    world, job = in_status("queued")
+    after = world.update(job, agent="exec", command=["ls", "-l"])
+    spec = world.specs[job.id]
+    assert (after.terms.agent, spec.command, spec.prompt) == ("exec", ["ls", "-l"], None)
+    assert after.terms.retry == world.limits.agents["exec"].retry
+    after = world.update(job, agent="claude", prompt="list the files")
+    spec = world.specs[job.id]
+    assert (after.terms.agent, spec.command, spec.prompt) == ("claude", None, "list the files")
+    assert after.terms.retry == world.limits.agents["claude"].retry
+    assert shape_of(world.state) == shape_of(world.rebuilt())
+
+
+@pytest.mark.parametrize(
+    ("command", "fields", "path"),
+    [
+        (None, {"agent": "exec"}, "$.agent"),
+        (None, {"agent": "exec", "prompt": "hi"}, "$.prompt"),
+        (None, {"agent": "exec", "command": ["ls"], "prompt": "hi"}, "$.prompt"),
+        (None, {"command": ["ls"]}, "$.command"),
+        (["ls"], {"agent": "claude"}, "$.agent"),
+        (["ls"], {"agent": "claude", "command": ["pwd"]}, "$.command"),
+        (["ls"], {"agent": "claude", "command": ["pwd"], "prompt": "hi"}, "$.command"),
+        (["ls"], {"prompt": "hi"}, "$.prompt"),
+    ],
+)
+def test_an_agent_without_what_it_runs_or_with_what_it_does_not_run_is_refused(
+    command: list[str] | None, fields: dict[str, object], path: str
+) -> None:
+    world = World(max_concurrent=0)
+    job = world.submit(command=command)
+    with pytest.raises(InvalidParams) as caught:
+        world.update(job, **fields)
+    assert caught.value.data["path"] == path
+    assert world[job] is job
+
+
+def test_a_job_for_workers_without_a_prompt_may_go_to_another_agent_of_prompts() -> None:
+    world = World(max_concurrent=0)
+    job = world.submit(prompt=None, agent="pull")
+    assert world.update(job, agent="claude").terms.agent == "claude"
+
+
 def test_a_command_has_no_prompt_and_machines_get_no_critical() -> None:
     world = World()
     job = world.submit(command=["ls"])

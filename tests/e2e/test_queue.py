@@ -335,6 +335,16 @@ def test_a_prompt_and_its_agent_can_be_changed_while_it_waits(crowd):
     assert crowd.ended(job)["result"]["summary"] == "two"
 
 
+def test_a_prompt_can_become_a_command_and_a_command_a_prompt_while_it_waits(crowd):
+    asks, runs = crowd.submit(prompt="one", agent="echo"), crowd.submit("echo", "one")
+    found = crowd("job.update", id=asks["id"], agent="exec", command=["echo", "two"])
+    assert (found["agent"], found["command"], found["prompt"]) == ("exec", ["echo", "two"], None)
+    found = crowd("job.update", id=runs["id"], agent="echo", prompt="three")
+    assert (found["agent"], found["command"], found["prompt"]) == ("echo", None, "three")
+    crowd.door.open()
+    assert [crowd.ended(job)["result"]["summary"] for job in (asks, runs)] == ["two", "three"]
+
+
 def test_a_running_job_lets_its_timeout_be_changed_and_a_finished_one_its_title(crowd):
     job = crowd.first["id"]
     assert crowd("job.update", id=job, labels=["x"])["labels"] == ["x"]
