@@ -71,7 +71,11 @@ class JobList(Params, kw_only=True):
 
 
 class JobUpdate(Params, kw_only=True):
-    """What is not given stays; null puts a field back to its default."""
+    """What is not given stays.
+
+    Null takes timeout, expires_in and run_at away, and makes title the first line of the prompt or command again.
+    Nothing else can be null: say what it is to be.
+    """
 
     id: Ref
     version: int | None = None
@@ -82,11 +86,11 @@ class JobUpdate(Params, kw_only=True):
     priority: int | str | UnsetType = UNSET
     boost: Boost | UnsetType = UNSET
     needs: Needs | UnsetType = UNSET
-    prompt: str | UnsetType | None = UNSET
-    command: list[str] | UnsetType | None = UNSET
-    agent: str | UnsetType | None = UNSET
+    prompt: str | UnsetType = UNSET
+    command: list[str] | UnsetType = UNSET
+    agent: str | UnsetType = UNSET
     expires_in: Duration | UnsetType | None = UNSET
-    max_retries: Retries | UnsetType | None = UNSET
+    max_retries: Retries | UnsetType = UNSET
     run_at: Time | UnsetType | None = UNSET
     depends_on: Edges | UnsetType = UNSET
 

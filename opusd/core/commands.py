@@ -15,7 +15,7 @@ from opusd.core import budgets, cooling
 from opusd.core.admission import EXEC, Facts, Ref, checked_needs, kept_labels, make_edges, refuse_cycle, retry_policy
 from opusd.core.decision import PLACED, judged, placement
 from opusd.core.errors import Conflict, Escalated, InvalidParams
-from opusd.core.job import Edge, EdgeState, Ending, IfUnmet, Job, On, Run, Spec, Terms, Tier, intern
+from opusd.core.job import Edge, EdgeState, Ending, IfUnmet, Job, On, Run, Spec, Terms, Tier, default_title, intern
 from opusd.core.lifecycle import ALIVE, FINAL, WAITING, Status, Step, advance
 from opusd.core.limits import Agent
 from opusd.core.pauses import Pauses
@@ -197,9 +197,9 @@ def _judged_anew(state: State, job: Job, facts: Facts) -> tuple[Edge, ...]:
 
 
 class Edit(Struct, frozen=True, kw_only=True):
-    """job.update, read: what is UNSET stays as it is."""
+    """job.update, read: what is UNSET stays as it is; a title of None is that of a submission without one."""
 
-    title: str | UnsetType = UNSET
+    title: str | UnsetType | None = UNSET
     labels: list[str] | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
     timeout: int | UnsetType | None = UNSET
@@ -275,11 +275,18 @@ def _move(decision: Decision, job: Job, after: Job, extra: dict[str, Any]) -> Jo
 
 
 def _edited_spec(job: Job, agent: str, spec: Spec, edit: Edit) -> Spec:
-    """The spec as it is to be for this agent: what the one it had before ran, and this one doesn't, is dropped."""
-    names = ("title", "labels", "metadata", "prompt", "command")
+    """The spec as it is to be for this agent."""
+    names = ("labels", "metadata", "prompt", "command")
     changed = replace(spec, **{name: value for name in names if (value := getattr(edit, name)) is not UNSET})
-    if not edit.given() & {"agent", "prompt", "command"}:
+    if edit.given() & {"agent", "prompt", "command"}:
+        changed = _runnable(job, agent, changed, edit)
+    if isinstance(edit.title, UnsetType):
         return changed
+    return replace(changed, title=edit.title or default_title(changed.prompt, changed.command, job.terms.type))
+
+
+def _runnable(job: Job, agent: str, changed: Spec, edit: Edit) -> Spec:
+    """The agent exec has a command, the others have a prompt; what the job had for an agent of the other kind goes."""
     field, message = None, ""
     if agent == EXEC and edit.prompt is not UNSET:
         field, message = "prompt", f"job {job.id} runs a command, not a prompt: name another agent with it"

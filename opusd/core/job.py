@@ -259,6 +259,9 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
                 return None
 
 
+_MAX_TITLE = 200
+
+
 class Spec(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What scheduling never looks at of a JobSpec. `payload`, `metadata` and `env` are JSON objects as sent."""
 
@@ -275,6 +278,13 @@ class Spec(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tr
     previous: list[dict[str, Any]] = []  # of an escalated job: {agent, class, message, output_tail}
     answers: list[dict[str, Any]] = []  # {question, answer}, in order
     digest: bytes = b""  # SHA-256 of the JobSpec as sent, to tell a repeated key from a conflicting one
+
+
+def default_title(prompt: str | None, command: list[str] | None, type_: str) -> str:
+    """The first line of the prompt or command that is not empty; else what type of job it is."""
+    text = prompt if prompt is not None else " ".join(command or ())
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return first[:_MAX_TITLE] or type_
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

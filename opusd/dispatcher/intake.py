@@ -19,7 +19,7 @@ from opusd.api.types import DependsOn, EnvSource, JobSpec, RetryPolicy
 from opusd.core.admission import Ref, Submission
 from opusd.core.commands import Edit
 from opusd.core.errors import InvalidParams
-from opusd.core.job import IfUnmet, On, Source, Spec, Tier
+from opusd.core.job import IfUnmet, On, Source, Spec, Tier, default_title
 from opusd.core.priority import parse_priority
 from opusd.core.retry import PRESETS, FailureClass, Policy, Strategy
 from opusd.core.times import from_rfc3339, parse_duration
@@ -36,7 +36,6 @@ MAX_PROMPT: Final = 1 << 20
 MAX_OBJECTS: Final = 256 << 10
 MAX_ARGUMENT: Final = (128 << 10) - 1
 _MAX_NAME: Final = 200
-_MAX_TITLE: Final = 200
 # Beside spaces and controls (those of C1 too): line separators, and what turns the direction of text round.
 _KEY: Final = re.compile(r"[^\s,\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]{1,200}")
 
@@ -92,7 +91,7 @@ class Intake:
         if not cwd.startswith("/"):
             raise _invalid(path, "cwd", f"{cwd!r} is not an absolute path")
         return Spec(
-            title=sent.title or _title(sent),
+            title=sent.title or default_title(sent.prompt, sent.command, sent.type),
             prompt=sent.prompt,
             command=sent.command,
             payload=sent.payload,
@@ -131,11 +130,10 @@ class Intake:
     def edit(self, sent: JobUpdate) -> Edit:
         """What job.update asks for; priority words become tier and boost."""
         _check_text(sent, "$")
-        for name in ("title", "prompt", "command", "agent", "max_retries"):
-            if getattr(sent, name) is None:
-                raise _invalid("$", name, f"{name} can't be null: leave it out to keep it")
         if sent.title == "":
-            raise _invalid("$", "title", "a title is not empty: leave it out to keep it")
+            raise _invalid(
+                "$", "title", "a title is not empty: leave it out to keep it, or give null for the first line"
+            )
         tier: Any = UNSET
         boost: Any = sent.boost
         if sent.priority is not UNSET:
@@ -143,18 +141,18 @@ class Intake:
             if not isinstance(sent.priority, str):  # a tier's name says nothing of the boost
                 boost = _boost(level + (0 if sent.boost is UNSET else sent.boost), "$")
         return Edit(
-            title=UNSET if sent.title is None else sent.title,
+            title=sent.title,
             labels=sent.labels,
             metadata=sent.metadata,
             timeout=_if_set(sent.timeout, partial(_duration, "timeout")),
             tier=tier,
             boost=boost,
             needs=_if_set(sent.needs, dict),
-            prompt=UNSET if sent.prompt is None else sent.prompt,
-            command=UNSET if sent.command is None else sent.command,
-            agent=UNSET if sent.agent is None else sent.agent,
+            prompt=sent.prompt,
+            command=sent.command,
+            agent=sent.agent,
             expires_in=_if_set(sent.expires_in, partial(_duration, "expires_in")),
-            max_retries=UNSET if sent.max_retries is None else sent.max_retries,
+            max_retries=sent.max_retries,
             run_at=_if_set(
                 sent.run_at, lambda value: None if value is None else read("$", "run_at", from_rfc3339, value)
             ),
@@ -224,12 +222,6 @@ def _digest(sent: JobSpec) -> bytes:
     if sent.priority == "normal":
         sent = replace(sent, priority=UNSET)
     return hashlib.sha256(msgspec.json.encode(sent, order="sorted")).digest()
-
-
-def _title(sent: JobSpec) -> str:
-    text = sent.prompt if sent.prompt is not None else " ".join(sent.command or ())
-    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    return first[:_MAX_TITLE] or sent.type
 
 
 def _check_text(sent: JobSpec | JobUpdate, path: str) -> None:

@@ -286,6 +286,9 @@ class JobVerbs:
                 await desk.settled()
                 spec = (await desk.store.records([number]))[0]
                 facts, known = Facts(), set[Ref]()
+                if edit.title is None and spec.pruned:
+                    message = f"job {number} was pruned: what its title was made of is gone; give one"
+                    raise Conflict(message, job=number)
                 if not isinstance(edit.metadata, UnsetType):
                     check_objects(spec.spec.payload, edit.metadata, "$", "metadata")
                 if edit.depends:

@@ -346,6 +346,22 @@ def test_a_job_is_judged_as_it_is_to_be_when_its_agent_changes_with_what_it_runs
     assert shape_of(world.state) == shape_of(world.rebuilt())
 
 
+def test_a_title_of_null_is_that_of_a_submission_without_one() -> None:
+    world, job = in_status("queued")
+
+    def titled(**fields: object) -> str:
+        world.update(job, **fields)
+        return world.specs[job.id].title
+
+    assert titled(title="mine") == "mine"
+    assert titled(title=None) == "do it"
+    assert titled(title=None, prompt="\n  look at this\nand that") == "look at this"
+    assert titled(title=None, agent="exec", command=["ls", "-l"]) == "ls -l"
+    assert titled(title=None, command=["x" * 300]) == "x" * 200
+    version = world[job].version
+    assert world.update(job, title=None).version == version
+
+
 @pytest.mark.parametrize(
     ("command", "fields", "path"),
     [

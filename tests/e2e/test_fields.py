@@ -216,6 +216,20 @@ def test_an_update_that_says_nothing_new_is_no_step_of_the_job(commons):
     assert commons.refused("job.update", id=job["id"], version=1, title="other").code == -32002
 
 
+def test_null_takes_away_what_a_job_can_be_without_and_names_it_as_at_its_submission(commons):
+    job = commons.submit("echo", "hello", held=True, title="mine", timeout=60, expires_in=60, delay=60)
+    found = commons("job.update", id=job["id"], title=None, timeout=None, expires_in=None, run_at=None)
+    named = commons.submit("echo", "hello", held=True)["title"]
+    assert (found["title"], found["timeout"], found["expires_in"], found["run_at"]) == (named, None, None, None)
+
+
+@pytest.mark.parametrize("field", ["agent", "prompt", "command", "max_retries", "priority", "labels", "depends_on"])
+def test_what_a_job_can_not_be_without_is_not_null_in_an_update(commons, field):
+    job = commons.submit("true", held=True)
+    error = commons.refused("job.update", id=job["id"], **{field: None})
+    assert (error.code, error.data["path"]) == (-32602, f"$.{field}")
+
+
 def test_an_empty_title_is_refused_by_update(commons):
     job = commons.submit("true", held=True, title="mine")
     error = commons.refused("job.update", id=job["id"], title="")

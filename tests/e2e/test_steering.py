@@ -46,6 +46,9 @@ def test_retention_keeps_the_key_that_a_job_had_and_frees_it(build):
     while not any(event["kind"] == "job.pruned" for event in house("job.history", id=job["id"])["events"]):
         assert time.monotonic() < deadline
     assert house.get(job)["key"] == "keepme"
+    assert house("job.update", id=job["id"], title="named")["title"] == "named"
+    assert house.refused("job.update", id=job["id"], title=None).code == -32002
+    assert house.get(job)["title"] == "named"
     assert house.submit("true", key="keepme")["id"] != job["id"]
 
 
