@@ -35,11 +35,11 @@ class Session:
     def call(self, method: str, params: dict[str, Any] | None = None, patience: float | None = PATIENCE) -> Any:
         return self.connection.call(method, _given(params), patience)
 
-    def call_all(self, calls: Sequence[tuple[str, dict[str, Any]]]) -> list[Any]:
+    def call_all(self, calls: Sequence[tuple[str, dict[str, Any]]], patience: float = PATIENCE) -> list[Any]:
         """Several calls in one round trip; their results in order."""
         connection = self.connection
         ids = [connection.send(method, _given(params)) for method, params in calls]
-        return [connection.reply(call_id) for call_id in ids]
+        return [connection.reply(call_id, patience) for call_id in ids]
 
     def misunderstood(self) -> NotUnderstood | None:
         """What to say of a verb that stumbled: the reply that it stumbled over, None when the replies are sound."""

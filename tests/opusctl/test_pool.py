@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import threading
 
 import pytest
 
@@ -35,6 +36,33 @@ def test_check_is_0_only_when_ready_and_not_degraded(changes, code, opusctl, dae
     daemon.answers |= {"queue.status": status(), "system.info": info(**changes)}
     assert opusctl("status", "--check").code == code
     assert opusctl("status").code == 0
+
+
+@pytest.fixture
+def silent(daemon, hang_up):
+    """A daemon that listens and does not answer."""
+    over = threading.Event()
+
+    def answer(params):
+        over.wait(10)
+        raise hang_up
+
+    daemon.answers |= {"queue.status": answer, "system.info": answer}
+    yield daemon
+    over.set()
+
+
+def test_check_gives_a_daemon_that_does_not_answer_5_seconds(opusctl, silent, monkeypatch):
+    from opusctl.commands import status
+
+    assert status.PATIENCE == 5
+    monkeypatch.setattr(status, "PATIENCE", 0.05)
+    ran = opusctl("status", "--check")
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err.splitlines()[0] == "opusctl: no answer from the daemon within 0.05 s"
+    ran = opusctl("status", "--check", "--json")
+    assert ran.code == 3
+    assert ran.json["error"]["data"] == {"code": "no_daemon", "retryable": True, "socket": silent.path}
 
 
 def test_capacity_says_its_state_first(opusctl, daemon):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from opusctl.failure import FAILED, OK
+from opusctl.failure import FAILED, OK, NoDaemon, TimedOut
 from opusctl.jobs import ACTIVE, FINAL, WAITING, now
 from opusctl.text import escaped, span
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Sequence
     from typing import Any
 
     from opusctl.jobs import Job
@@ -17,16 +18,22 @@ if TYPE_CHECKING:
     from opusctl.session import Session
 
 LABEL = 9
+PATIENCE = 5.0  # seconds that --check gives the daemon to answer
 TIERS = ("critical", "urgent", "normal", "low")
 
 
 def arguments(parser: Parser) -> None:
-    parser.add_argument("--check", action="store_true", help="exit 0 only when the daemon is ready and not degraded")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="exit 0 only when the daemon is ready and not degraded; 3 when it does not answer within 5 s",
+    )
 
 
 def run(session: Session, args: Namespace) -> int:
     screen = session.screen
-    status, info = session.call_all([("queue.status", {}), ("system.info", {})])
+    asked: list[tuple[str, dict[str, Any]]] = [("queue.status", {}), ("system.info", {})]
+    status, info = _checked(session, asked) if args.check else session.call_all(asked)
     degraded = info.get("degraded") or []
     well = bool(info.get("ready")) and not degraded
     if screen.as_json:
@@ -39,6 +46,14 @@ def run(session: Session, args: Namespace) -> int:
         _queue(screen, status["counts"])
         _running(screen, status["running"])
     return OK if well or not args.check else FAILED
+
+
+def _checked(session: Session, asked: Sequence[tuple[str, dict[str, Any]]]) -> list[Any]:
+    """The replies, soon: who checks its health takes a daemon that is silent for one that is not there."""
+    try:
+        return session.call_all(asked, PATIENCE)
+    except TimedOut as silent:
+        raise NoDaemon(silent.message, hint=silent.hint, **silent.data) from None
 
 
 def _row(screen: Screen, name: str, *rest: str | tuple[str, str]) -> None:
