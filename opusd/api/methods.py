@@ -252,7 +252,7 @@ WORKER_FAIL = Method(
     "worker.fail",
     p.WorkerFail,
     r.Finished,
-    "The attempt failed; `claim` takes the next in the same commit.",
+    "The attempt failed, or is `cancelled` as was asked of it; `claim` takes the next in the same commit.",
     "write",
     _LEASE,
     since="0.2",

@@ -40,7 +40,7 @@ _MOST_BYTES: Final = 3 << 20  # of claims in one reply, which has at most 4 MiB
 _MOST_DATA: Final = 1 << 20
 _LONGEST_TEXT: Final = 64 << 10
 _MOST_OPTIONS: Final = 100
-_FAILURES: Final = sorted(failure.value for failure in FailureClass if failure is not FailureClass.CANCELLED)
+_FAILURES: Final = sorted(FailureClass)
 
 
 class _Answer(NamedTuple):
@@ -265,6 +265,7 @@ class WorkerVerbs:
         def decide(decision: Decision) -> tuple[Snapshot, list[Taken]]:
             job = leases.holder(decision.state, number, hashed, decision.now)
             assert job.run is not None
+            _require_wanted(job, end)
             after = attempts.end(decision, job, job.run.attempt, end, outcome, spec)
             taken = [] if asked is None else self._claims.take(decision, asked)
             return snapshot(decision.state, after, decision.now), taken
@@ -308,6 +309,17 @@ class WorkerVerbs:
 
 def _actor(worker: str) -> str:
     return f"worker:{worker}"
+
+
+def _require_wanted(job: Job, end: End) -> None:
+    """An attempt is cancelled when that was asked of it, and its job then ends as was asked; else it failed."""
+    if end.failure is FailureClass.CANCELLED and job.run is not None and job.run.ending is None:
+        others = ", ".join(name for name in _FAILURES if name != FailureClass.CANCELLED)
+        message = (
+            f"$.error.class: nobody asked to end the attempt of job {job.id}, so it is not cancelled: "
+            f"name one of {others}, or release it"
+        )
+        raise InvalidParams(message, path="$.error.class")
 
 
 def _lease(value: float | str, path: str) -> int:

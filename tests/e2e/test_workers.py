@@ -232,6 +232,40 @@ def test_a_cancelled_job_tells_its_worker_and_ends_as_that_reports(pulling):
     assert ended["status"] == "cancelled"
 
 
+def test_a_worker_that_was_told_to_cancel_fails_as_cancelled_and_the_job_ends_as_was_asked(pulling):
+    cancelled, stopped, late = work(pulling), work(pulling), work(pulling, timeout=0.2, max_retries=0)
+    tokens = {held["job"]["id"]: held["token"] for held in claim(pulling, count=3)}
+
+    def fail(job):
+        error = {"class": "cancelled", "message": "as you wish"}
+        return pulling("worker.fail", id=job["id"], token=tokens[job["id"]], error=error)["job"]
+
+    pulling("job.cancel", id=cancelled["id"], reason="not needed")
+    ended = fail(cancelled)
+    assert (ended["status"], ended["error"]["class"], ended["error"]["message"]) == (
+        "cancelled", "cancelled", "not needed",
+    )  # fmt: skip
+    pulling("job.hold", id=stopped["id"], stop=True)
+    assert fail(stopped)["status"] == "held"
+    pulling.until(lambda: pulling("worker.heartbeat", id=late["id"], token=tokens[late["id"]])["cancel"] or None)
+    ended = fail(late)
+    assert (ended["status"], ended["error"]["class"]) == ("failed", "timeout")
+
+
+def test_nobody_fails_as_cancelled_of_whom_no_cancel_is_wanted(pulling):
+    job = work(pulling)
+    [held] = claim(pulling)
+    call = {"id": job["id"], "token": held["token"]}
+    error = pulling.refused("worker.fail", **call, error={"class": "cancelled"}, claim={"worker": "w1"})
+    assert (error.data["code"], error.data["path"]) == ("invalid_params", "$.error.class")
+    assert "nobody asked to end the attempt" in error.message
+    assert pulling.get(job)["status"] == "running"
+    assert pulling.refused("worker.fail", **call, error={"class": "tired"}).data["path"] == "$.error.class"
+    stale = pulling.refused("worker.fail", id=job["id"], token="0" * 32, error={"class": "cancelled"})
+    assert stale.data["code"] == "lease_lost"
+    assert pulling("worker.complete", **call)["job"]["status"] == "completed"
+
+
 def test_three_lost_leases_fail_a_job(pulling):
     job = work(pulling)
     for number in (1, 2, 3):
