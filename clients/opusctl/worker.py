@@ -123,7 +123,7 @@ class Worker:
         self._busy = 0
         self._stopping = False
         self._wait_no_more = asyncio.Event()  # it stops, or nothing runs and it leaves when idle
-        self._refused: Refused | None = None
+        self._failure: Refused | Unwritten | None = None  # what ends it
         self._interrupted = False
 
     async def run(self) -> int:
@@ -137,8 +137,8 @@ class Worker:
                     slots.create_task(self._slot(number + 1))
         finally:
             await self._line.close()
-        if self._refused is not None:
-            raise self._refused
+        if self._failure is not None:
+            raise self._failure
         return INTERRUPTED if self._interrupted else OK
 
     def _signalled(self) -> None:
@@ -181,7 +181,7 @@ class Worker:
                 claim = await self._claim(0.0 if idle else WAIT)
             except RpcError as error:
                 if error.code not in PASSING:
-                    self._refused = Refused({"code": error.code, "message": str(error), "data": error.data})
+                    self._failure = Refused({"code": error.code, "message": str(error), "data": error.data})
                     self._stop()
                     return None
             except OSError:
@@ -363,6 +363,6 @@ class Worker:
         except BrokenPipeError:  # nobody reads on: as with other tools, this one has no more to do
             self._stop()
         except Unwritten as failure:
-            silence(sys.stdout)
-            self._screen.complain(f"opusctl: {failure.message}")
+            silence(sys.stdout)  # what is under way is finished and may talk
+            self._failure = failure
             self._stop()

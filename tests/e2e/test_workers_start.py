@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -44,12 +45,12 @@ def ear(house):
 
 
 @contextmanager
-def worker(house, *words, script, **options):
+def worker(house, *words, script, stdout=subprocess.PIPE, **options):
     """A running `opusctl workers start ... -- sh -c SCRIPT`; what is left of it ends with the test."""
     process = subprocess.Popen(
         [sys.executable, "-m", "opusctl", "workers", "start", "--name", "w", *words, "--", "sh", "-c", script],
         env={**house.env, "OPUSD_SOCKET": str(house.socket)}, cwd=house.folder, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+        stdout=stdout, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
     with process:
         try:
@@ -287,3 +288,13 @@ def test_the_worker_of_the_documentation_works(house):
             assert process.poll() is None  # it waits for more
         finally:
             process.kill()
+
+
+def test_a_worker_whose_output_cannot_be_written_takes_no_more_jobs_and_says_so(house):
+    first, second = (house.submit(prompt="x", agent="gpu")["id"] for _ in range(2))
+    with Path("/dev/full").open("wb") as full, worker(house, script="exit 0", stdout=full) as process:
+        code, _, err = ended(process)
+    assert code == 1
+    assert err.endswith("opusctl: stdout can't be written: No space left on device\n")
+    assert house("job.get", id=first)["status"] == "completed"
+    assert house("job.get", id=second)["status"] == "queued"
