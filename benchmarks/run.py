@@ -35,6 +35,7 @@ def main() -> int:
         parser.error(f"there is no benchmark {', '.join(unknown)}; there are: {', '.join(PROGRAMS)}")
     paths = [str(Path(__file__).resolve().parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its bytecode: opusctl starts with it
     failed = []
     for name in names:
         print(f"--- {name}: {PROGRAMS[name]}", flush=True)

@@ -19,6 +19,7 @@ from rig import Client, Daemon
 from peers.figures import Row, Target
 
 _SLOTS = 8
+_OPUSCTL = str(Path(sys.executable).with_name("opusctl"))
 CONFIG = f"""
 max_concurrent = {_SLOTS}
 interactive_slots = 0
@@ -43,6 +44,7 @@ def measure(folder: Path, jobs: int, starts: int, rounds: int) -> list[Row]:
     try:
         daemon.start()
         client = daemon.client()
+        _run([_OPUSCTL, "status"], daemon.socket)
         whole_life(client, _SLOTS)
         asyncio.run(_bare(folder / "bare-0", _SLOTS))
         for number in range(1, rounds + 1):
@@ -51,9 +53,7 @@ def measure(folder: Path, jobs: int, starts: int, rounds: int) -> list[Row]:
             start.add("opusd", 1e3 * _start(daemon, client, starts))
             start.add("5 ms", 5.0)
             for _ in range(3):
-                status.add(
-                    "opusd", 1e3 * _run([str(Path(sys.executable).with_name("opusctl")), "status"], daemon.socket)
-                )
+                status.add("opusd", 1e3 * _run([_OPUSCTL, "status"], daemon.socket))
                 status.add(imports, 1e3 * _run([sys.executable, "-c", "import argparse, socket, json"], daemon.socket))
         client.close()
     finally:
