@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Row = tuple[Any, ...]
 
-# All of a job beside its id and when it was made, as one value: to decode is quicker than to fetch columns.
+# All of a job beside its id and when it was made, as one value: a start, for which each costs, reads the same one.
 JOB_REST: Final = """
 CAST(json_array(terms, version, queued_at, key, status, run_at, due_at, started_at, completed_at,
                 json('[' || ancestors || ']'), attempts, retries, losses, json(run), json(extra)) AS BLOB)
