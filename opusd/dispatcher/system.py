@@ -89,7 +89,7 @@ class SystemVerbs:
         require_person(session.caller, "making a backup")
         path = Path(params.path)
         if not path.is_absolute() or "\x00" in params.path:
-            message = f"{params.path!r} is not an absolute path"
+            message = f"{params.path!r} is not an absolute path: name a file, from the root folder on"
             raise InvalidParams(message, path="$.path")
         async with session.turn:
             await self._desk.settled()

@@ -209,7 +209,10 @@ class Store(Protocol):
         """
 
     async def backup(self, path: Path) -> None:
-        """A consistent copy at `path`, of mode 0600, while commits go on. Conflict when something is there already."""
+        """A consistent copy at `path`, of mode 0600, while commits go on.
+
+        Conflict when a file is there already, InvalidParams (`$.path`) when none can be made there.
+        """
 
     async def facts(self) -> dict[str, Any]:
         """For system.info: store, db_bytes, wal_bytes, sqlite_version, ..."""

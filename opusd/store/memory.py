@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from opusd.core.errors import Conflict, StorageUnavailable
+from opusd.core.errors import StorageUnavailable
 from opusd.core.job import Attempt, Change, Event, Job, Outcome, Spec
 from opusd.core.lifecycle import ALIVE, FINAL, Status
+from opusd.store.backups import making_backup
 from opusd.store.base import (
     DURATIONS,
     DURATIONS_AMONG,
@@ -224,14 +225,10 @@ class MemoryStore:
 
     async def backup(self, path: Path) -> None:
         text = _encode(self._open())
-        try:
+        with making_backup(path):
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        except FileExistsError as error:
-            raise Conflict(f"{path} is there already: a backup never overwrites") from error
-        except OSError as error:
-            raise StorageUnavailable(f"no backup at {path}: {error}") from error
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(text)
 
     async def facts(self) -> dict[str, Any]:
         return {"store": "memory"}

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import aiosqlite
 
-from opusd.core.errors import Conflict, StorageUnavailable
+from opusd.core.errors import StorageUnavailable
 from opusd.store import sqlite_query, sqlite_write
+from opusd.store.backups import making_backup
 from opusd.store.base import (
     Batch,
     CommitFailed,
@@ -331,31 +332,30 @@ class SqliteStore:
 
     async def backup(self, path: Path) -> None:
         """By a connection that reads one moment; its thread is not the writer's."""
-        partial = path.with_name(f".{path.name}.partial")
         try:
-            await asyncio.to_thread(_copy, self.path, partial, path)
-        except FileExistsError as error:
-            raise Conflict(f"{error.filename} is there already: a backup never overwrites") from error
-        except (OSError, sqlite3.Error) as error:
-            raise StorageUnavailable(f"no backup at {path}: {error}") from error
+            await asyncio.to_thread(_copy, self.path, path)
+        except sqlite3.Error as error:
+            raise StorageUnavailable(f"no backup at {path}: {error}; the registry is as it was") from error
 
 
-def _copy(source: Path, partial: Path, target: Path) -> None:
+def _copy(source: Path, target: Path) -> None:
     """`target` appears whole: its name is taken first, then replaced."""
-    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    try:
-        partial.unlink(missing_ok=True)
-        reader = sqlite3.connect(uri(source, "ro"), uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
+    partial = target.parent / f".{target.name}.partial"
+    with making_backup(target):
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         try:
-            copy_into(reader, partial)
-        finally:
-            reader.close()
-        partial.replace(target)
-        sync(target.parent)
-    except BaseException:
-        with suppress(OSError):
-            target.unlink()
-        raise
+            partial.unlink(missing_ok=True)
+            reader = sqlite3.connect(uri(source, "ro"), uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
+            try:
+                copy_into(reader, partial)
+            finally:
+                reader.close()
+            partial.replace(target)
+            sync(target.parent)
+        except BaseException:
+            with suppress(OSError):
+                target.unlink()
+            raise
 
 
 async def _read(connection: aiosqlite.Connection | None, sql: str, values: Iterable[Any] = ()) -> list[Row]:

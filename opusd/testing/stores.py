@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from opusd.core.errors import Conflict, StorageUnavailable
+from opusd.core.errors import Conflict, InvalidParams
 from opusd.core.job import (
     Attempt,
     Change,
@@ -320,8 +320,17 @@ class Keeping:
         with refused(Conflict):
             await store.backup(target)
         assert target.read_bytes() == content
-        with refused(StorageUnavailable):
-            await store.backup(tmp_path / "no" / "such" / "folder")
+
+    async def test_a_backup_to_a_place_where_none_can_be_is_the_callers_to_put_right(
+        self, store: Store, tmp_path: Path
+    ) -> None:
+        await store.commit(Batch(changes=[born(job(1))]))
+        (tmp_path / "file").write_text("mine")
+        for path in (tmp_path / "no" / "such", tmp_path / "file" / "copy", tmp_path, tmp_path / ("x" * 300)):
+            with refused(InvalidParams):
+                await store.backup(path)
+        assert (tmp_path / "file").read_text() == "mine"
+        await store.backup(tmp_path / "copy")
 
     async def test_nobody_holds_a_part_of_the_store_in_hands(self, store: Store) -> None:
         payload = {"list": [1]}

@@ -116,8 +116,10 @@ def test_a_backup_made_while_jobs_run_opens_as_a_registry(build, tmp_path):
         assert copy.execute("SELECT count(*) FROM jobs WHERE id <= ?", [known]).fetchone() == (known,)
     copy.close()
     assert house.refused("system.backup", path=str(copies / "opusd.db")).code == -32002
-    assert house.refused("system.backup", path="relative.db").code == -32602
-    assert house.refused("system.backup", path=str(tmp_path / "nowhere" / "x.db")).code in (-32602, -32009, -32002)
+    for path in ("relative.db", "/", str(copies), str(tmp_path / "nowhere" / "x.db"), str(copies / "opusd.db" / "x")):
+        error = house.refused("system.backup", path=path)
+        assert (error.code, error.data["path"], error.data["retryable"]) == (-32602, "$.path", False)
+    assert house("system.info")["degraded"] == []
     other = build(start=False)
     other.state.mkdir(mode=0o700)
     (copies / "opusd.db").rename(other.state / "opusd.db")
