@@ -133,15 +133,8 @@ def sort_values(order: str, job: Job) -> tuple[int, ...]:
 
 
 def contains(text: str | None, part: str) -> bool:
-    """The rule of `Query.text`: an ASCII part ignores the case of ASCII letters, any other that of all letters."""
-    if text is None:
-        return False
-    if part.isascii():
-        return part.lower() in text.translate(_ASCII_LOWER)
-    return part.casefold() in text.casefold()
-
-
-_ASCII_LOWER: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+    """The rule of `Query.text`: Unicode's case folding, so that STRASSE is in "straße"."""
+    return text is not None and part.casefold() in text.casefold()
 
 
 class Store(Protocol):

@@ -44,7 +44,7 @@ class Reading:
         other = Terms(tier=Tier.LOW, agent="codex", type="bug", source=Source.AUTOMATED, group="g")
         child = job(4, Status.FAILED, ancestors=(1, 2), started_at=START + 50, completed_at=START + 70)
         plain = [born(job(1)), born(job(2, Status.COMPLETED, ancestors=(1,))), born(job(3, Status.HELD, terms=other))]
-        labelled = born(child, spec=Spec(title="x", labels=["for:ana", "b"], prompt="100%_ÄÖ Kelvin"))
+        labelled = born(child, spec=Spec(title="x", labels=["for:ana", "b"], prompt="100%_ÄÖ Kelvin Straße S"))
         await store.commit(Batch(changes=[*plain, labelled]))
         assert await ids_of(store) == [4, 3, 2, 1]
         assert await ids_of(store, ids=(1, 4, 9)) == [4, 1]
@@ -67,6 +67,8 @@ class Reading:
             "äö k": [4],
             "JOB 3": [3],
             "KELVIN": [4],
+            "STRASSE": [4],
+            "kelvin straße ſ": [4],
             "x%": [],
             "'": [],
             "DO IT": [3, 2, 1],
