@@ -40,6 +40,10 @@ class House:
     def open(self, run: report.Run) -> None:
         self._daemon.start()
         self._drive("opusd", sys.executable, str(self._daemon.socket))
+        bare = servers.bare(self.folder / "bare", self._daemon.database, self._daemon.socket)
+        self._servers.append(bare)
+        bare.start()
+        self._drive("bare", sys.executable, str(bare.folder / "s"))
         self._open_beanstalkd()
         (self.folder / "huey").mkdir()
         self._library("huey", str(self.folder / "huey"))

@@ -43,6 +43,7 @@ class Verdict:
     best: str  # the peer whose figure decides
     ratio: float
     met: bool
+    bare: float | None  # what the bare queue has of the same figure
 
 
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
@@ -56,12 +57,16 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
             if not peers or "opusd" not in row.samples:
                 continue
             best = (max if row.more_is_better else min)(peers, key=beside.median)
-            # The rounds were measured beside each other: the median of their ratios is what noise moves least.
-            pairs = list(zip(row.samples["opusd"], beside.samples[best], strict=False))
-            ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+            ratio = _ratio(row.samples["opusd"], beside.samples[best])
             met = ratio >= target.ratio if row.more_is_better else ratio <= target.ratio
-            found.append(Verdict(row, target, best, ratio, met))
+            bare = _ratio(row.samples["bare"], beside.samples[best]) if "bare" in row.samples else None
+            found.append(Verdict(row, target, best, ratio, met, bare))
     return found
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The rounds were measured beside each other: the median of their ratios is what noise moves least."""
+    return statistics.median(one / other for one, other in zip(ours, theirs, strict=False))
 
 
 def unmeasured(rows: Sequence[Row]) -> list[str]:

@@ -14,6 +14,7 @@ from peers.figures import Row, Verdict, unmeasured, verdicts
 
 LABELS = {
     "limits": "echo of the JSON, uvloop",
+    "bare": "a bare queue in Python",
     "disk": "one process, one file",
     "sqlite": "raw sqlite3, 100 a commit",
     "beanstalkd": "beanstalkd -f0",
@@ -26,7 +27,7 @@ LABELS = {
     "procrastinate": "procrastinate, PostgreSQL",
     "short": "with 1,000 queued",
 }
-_LIMITS = ("limits", "sqlite")
+_LIMITS = ("limits", "sqlite", "bare")
 _CHARTS = ("one", "eight", "flight", "batch", "work", "memory", "submit", "claim", "position", "cancel")
 
 
@@ -89,14 +90,14 @@ def write(rows: Sequence[Row], run: Run, page: Path) -> None:
         "",
         f"{len(judged) - len(missed)} of {len(judged)} hold.",
         "",
-        "| | beside | measured | target | |",
-        "| --- | --- | ---: | ---: | --- |",
+        "| | beside | measured | a bare queue | target | |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
     ]
     for verdict in judged:
         sign = "at least" if verdict.row.more_is_better else "at most"
         lines.append(
-            f"| {verdict.row.title} | {_against(verdict)} | {verdict.ratio:.2f}x | {sign} {verdict.target.ratio:g}x"
-            f" | {'met' if verdict.met else '**missed**'} |"
+            f"| {verdict.row.title} | {_against(verdict)} | {verdict.ratio:.2f}x | {_bare(verdict)}"
+            f" | {sign} {verdict.target.ratio:g}x | {'met' if verdict.met else '**missed**'} |"
         )
     lines += ["", *[f"Not measured: {what}.\n" for what in [*unmeasured(rows), *run.missing]]]
     for part, measured in groupby(rows, lambda row: row.part):
@@ -123,6 +124,10 @@ def _figures(row: Row, charts: Path) -> list[str]:
 def _words(verdict: Verdict) -> str:
     sign = ">=" if verdict.row.more_is_better else "<="
     return f"{verdict.ratio:.2f}x {_against(verdict)} (target {sign} {verdict.target.ratio:g}x)"
+
+
+def _bare(verdict: Verdict) -> str:
+    return "" if verdict.bare is None else f"{verdict.bare:.2f}x"
 
 
 def _against(verdict: Verdict) -> str:

@@ -40,7 +40,7 @@ def _flight(subject: Subject, seconds: float) -> float:
 def _work(subject: Subject, seconds: float) -> float:
     """All that are queued, where that takes about a second; else of as many queued those that are done in the time."""
     subject.ask("fill", QUEUED)
-    if subject.name in ("opusd", "beanstalkd"):
+    if subject.name in ("opusd", "beanstalkd", "bare"):
         return float(subject.ask("work", QUEUED)[0])
     sample = float(subject.ask("work", 2 * seconds))
     subject.ask("clear")
@@ -63,7 +63,7 @@ def _line(
 
 
 def lines() -> list[Line]:
-    every = ("opusd", "beanstalkd", "huey", *REDIS, "procrastinate", "limits")
+    every = ("opusd", "beanstalkd", "huey", *REDIS, "procrastinate", "limits", "bare")
     return [
         _line(
             "one",
@@ -82,28 +82,28 @@ def lines() -> list[Line]:
         _line(
             "flight",
             "one client, 64 in flight",
-            ("opusd", "beanstalkd", "sqlite", "limits"),
+            ("opusd", "beanstalkd", "sqlite", "limits", "bare"),
             _flight,
             (Target(7, ("beanstalkd",)), Target(1, ("sqlite",))),
         ),
         _line(
             "batch",
             "batches of 100 (submit_batch, enqueue_many, batch_defer)",
-            ("opusd", "rq", "procrastinate"),
+            ("opusd", "rq", "procrastinate", "bare"),
             _rate("batch"),
             (Target(4, ("rq",)), Target(4, ("procrastinate",))),
         ),
         _line(
             "work",
             "10,000 queued: claim and complete, one worker, 32 slots",
-            ("opusd", "beanstalkd", "huey", "saq", "procrastinate"),
+            ("opusd", "beanstalkd", "huey", "saq", "procrastinate", "bare"),
             _work,
             (Target(4, ("beanstalkd",)), Target(4, ("huey",)), Target(7, ("saq",)), Target(25, ("procrastinate",))),
         ),
         _line(
             "loaded",
             "the same while 64 submits are in flight",
-            ("opusd", "beanstalkd"),
+            ("opusd", "beanstalkd", "bare"),
             _loaded,
             (Target(3, ("beanstalkd",), "beanstalkd without them", "work"),),
         ),
@@ -136,7 +136,7 @@ def measure(subjects: dict[str, Subject], each: list[Line], seconds: float, keep
 
 
 def measure_idle(subjects: dict[str, Subject], count: int, keep: bool) -> None:
-    for name in ("opusd", "beanstalkd"):
+    for name in ("opusd", "beanstalkd", "bare"):
         if name in subjects:
             found: list[Any] = subjects[name].ask("idle", count)
             if keep:

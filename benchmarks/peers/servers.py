@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -76,6 +77,15 @@ def beanstalkd(folder: Path) -> Server:
         return _answers(path, b"peek 0\r\n", b"NOT_FOUND")
 
     return Server(folder, ready, argv)
+
+
+def bare(folder: Path, registry: Path, daemon: Path) -> Server:
+    """The bare queue: it takes its rows and its replies from opusd's."""
+    folder.mkdir()
+    path = folder / "s"
+    argv = [sys.executable, "-m", "peers.bare", str(path), str(folder / "bare.db"), str(registry), str(daemon)]
+    ping = b'{"id":1,"method":"system.ping","params":{}}\n'
+    return Server(folder, lambda: _answers(path, ping, b"{"), argv, cwd=Path(__file__).resolve().parents[1])
 
 
 def redis(folder: Path) -> Server:

@@ -17,6 +17,7 @@ from typing import Any
 
 from peers.drivers import wire
 from peers.drivers.opusd import request, spec
+from peers.drivers.registry import like, rows_of
 from peers.drivers.serve import rate, serve
 
 _PAGE = bytes(4096)
@@ -93,33 +94,18 @@ class Limits:
         return done / (now - begun)
 
     def _copy(self, registry: str) -> None:
-        """A registry like this one, with its tables and indexes, and the rows of a hundred jobs of it to put there."""
-        source = sqlite3.connect(f"file:{registry}?mode=ro", uri=True)
-        self._database = sqlite3.connect(self._folder / "raw.db", isolation_level=None)
-        self._database.execute(f"PRAGMA page_size={source.execute('PRAGMA page_size').fetchone()[0]}")
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=4000"):
-            self._database.execute(f"PRAGMA {pragma}")
-        for (sql,) in source.execute(
-            "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"
-        ):
-            self._database.execute(sql)
+        """A registry like this one, and the rows of a hundred jobs of it to put there."""
+        self._database = like(registry, str(self._folder / "raw.db"))
         self._last_job = self._last_event = self._events = 0
         self._statements: list[tuple[str, str, list[tuple[Any, ...]]]] = []
         first = 2  # the first job of the registry is of an agent of its own
         for table, column in _TABLES.items():
-            found = source.execute(
-                f"SELECT * FROM {table} WHERE {column} >= ? AND {column} < ? ORDER BY 1", (first, first + _JOBS)
-            )
-            columns = [one[0] for one in found.description]
-            rows = found.fetchall()
-            marks = ", ".join("?" * len(columns))
+            into, columns, rows = rows_of(registry, table, column, first, _JOBS)
             if rows:
-                statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"
-                self._statements.append((table, statement, rows))
+                self._statements.append((table, f"{into} VALUES ({', '.join('?' * len(columns))})", rows))
             if table == "events":
                 self._events = len(rows)
                 self._job_column = columns.index("job")
-        source.close()
 
     def _shifted(self, table: str, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """The same rows for the next jobs."""
