@@ -90,7 +90,10 @@ class AgentPool:
         return list(self._attempts)
 
     def start(self, launch: Launch) -> None:
-        """Launch an attempt; returns at once, and whatever goes wrong comes as a report."""
+        """Launch an attempt; returns at once, and whatever goes wrong comes as a report.
+
+        Only of an attempt that it may not be asked for it says so at once, and then nothing of that was begun.
+        """
         key = (launch.job, launch.attempt)
         assert len(self._attempts) < self.limit, "the scheduler placed more attempts than the pool may hold"
         assert key not in self._attempts, f"attempt {key} is running already"
@@ -102,6 +105,10 @@ class AgentPool:
             self._launcher.send(self._message(launch, attempt.folder), launch.stdin or b"")
         except OSError as error:
             self._refused(attempt, error.errno or 0, str(error))
+        except Exception as error:  # noqa: BLE001 - a fault of ours: how far it came says the fence
+            work = partial(traces.find, attempt.folder, attempt.attempt_id)
+            attempt.stage = Stage.SETTLING
+            self._then(attempt, work, partial(self._found_broken, attempt, f"{type(error).__name__}: {error}"))
 
     def stop(self, job: int, attempt: int, grace: float) -> None:
         """TERM to every process of the attempt, KILL after the grace; a later call may shorten it, not lengthen it.
@@ -262,6 +269,12 @@ class AgentPool:
                 self._over(attempt, None)
             case None:
                 self._settle(attempt)
+
+    def _found_broken(self, attempt: Attempt, why: str, found: traces.Live | NeverRan | None) -> None:
+        if isinstance(found, NeverRan):
+            self._over(attempt, attempt.ended(Exit(kind="spawn", message=f"cannot start: {why}")))
+        else:
+            self._found_unanswered(attempt, found)
 
     # Watching
 

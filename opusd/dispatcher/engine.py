@@ -21,7 +21,7 @@ from opusd.core.retry import FailureClass
 from opusd.core.room import Room
 from opusd.dispatcher.endings import Endings, ended
 from opusd.dispatcher.liveness import Liveness
-from opusd.dispatcher.starts import Starts
+from opusd.dispatcher.starts import Starts, in_words
 from opusd.dispatcher.writer import Writer
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Pool(Protocol):
     def start(self, launch: Launch) -> None: ...
     def stop(self, job: int, attempt: int, grace: float) -> None: ...
     def set_deadline(self, job: int, attempt: int, seconds: float | None) -> None: ...
+    def running(self) -> list[Key]: ...
     async def read_output(self, job: int, attempt: int, offset: int, limit: int, wait_s: float) -> Chunk: ...
     async def recover(self, running: Sequence[tuple[int, int, str, float | None]]) -> None: ...
 
@@ -268,9 +269,16 @@ class Engine:
         return None if reached is None else max(0.0, reached - self.clock.monotonic())
 
     def _begin(self, launch: Launch, listening: Listening | None) -> None:
+        """Raises when nothing of the attempt was begun, and nothing will be reported of it."""
         assert self.pool is not None
-        self.pool.start(launch)
-        self._follow((launch.job, launch.attempt), listening)
+        key = (launch.job, launch.attempt)
+        try:
+            self.pool.start(launch)
+            self._follow(key, listening)
+        except Exception as error:
+            if key not in self.pool.running():
+                raise
+            self._log("task.failed", level="error", job=key[0], attempt=key[1], message=in_words(error))
 
     # --- what the pool reports --------------------------------------------------------------------
 

@@ -175,7 +175,7 @@ class Starts:
         try:
             self._go(start)
         except Exception as error:  # noqa: BLE001 - a fault of ours: those behind it are launched all the same
-            self._log("task.failed", level="error", message=repr(error))
+            self._log("task.failed", level="error", message=in_words(error))
             self._leave(start)
 
     def _go(self, start: Start) -> None:
@@ -197,7 +197,11 @@ class Starts:
         except Exception as error:  # noqa: BLE001 - whatever it is, no attempt may stay half begun
             self._spawn(self._refuse(start, error))
             return
-        self._begin(launch, listening)
+        try:
+            self._begin(launch, listening)
+        except Exception as error:  # noqa: BLE001 - a fault of ours: nothing of it runs, and nobody else would end it
+            self._spawn(self._break(start, error))
+            return
         self._leave(start)
 
     async def _make(self, start: Start, record: Record) -> None:
@@ -229,13 +233,21 @@ class Starts:
         else:
             await self._postpone(start, error)
 
+    async def _break(self, start: Start, error: Exception) -> None:
+        """The pool did not take it: an attempt that can't be started, and is retried as such."""
+        self._fail(start, error)
+        message = f"cannot start: {in_words(error)}"
+        await self._end(start, End(failure=FailureClass.SPAWN, message=message, chance=random()))
+
     async def _postpone(self, start: Start, error: Exception) -> None:
         """What failed says nothing of the job: it is put back, and tried again a second later."""
-        job = start.job
-        attempt = None if job.run is None else job.run.attempt
-        self._log("launch.failed", level="error", job=job.id, attempt=attempt, message=repr(error))
+        self._fail(start, error)
         self._state.breather = self._clock.now() + _BREATHER
         await self._end(start, _unbegun())
+
+    def _fail(self, start: Start, error: Exception) -> None:
+        job, attempt = _key(start.job)
+        self._log("launch.failed", level="error", job=job, attempt=attempt, message=in_words(error))
 
     async def _end(self, start: Start, end: End) -> None:
         try:
@@ -248,6 +260,11 @@ class Starts:
         del self._known[_key(start.job)]
         self._tokens.pop(start.job.run.attempt_id, None)
         start.over.set_result(None)
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong. Not its repr: of a text that can't be encoded it has all, and prompts are not logged."""
+    return f"{type(error).__name__}: {error}"
 
 
 def _goes_on(current: Run | None, run: Run) -> bool:

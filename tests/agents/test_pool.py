@@ -212,6 +212,34 @@ async def test_more_attempts_than_the_net_holds_are_a_fault_of_the_caller(tmp_pa
     await pool.close()
 
 
+async def test_a_launch_that_can_not_be_encoded_is_a_spawn_failure_and_stops_nobody_else(bench: Bench) -> None:
+    bench.start("true", nice=object())
+    bench.start("sh", "-c", "exit 3", job=2)
+    ended = await bench.ended()
+    assert ended.exit == Exit(kind="spawn", message="cannot start: ValueError: unmarshallable object")
+    assert (await bench.ended(2)).exit.code == 3
+    assert bench.pool.running() == []
+
+
+async def test_a_launch_that_fails_after_it_was_sent_is_what_became_of_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = launcher.Launcher.send
+
+    def fails_late(self: launcher.Launcher, message: launcher.Message, body: bytes = b"") -> None:
+        send(self, message, body)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(launcher.Launcher, "send", fails_late)
+    bench.start("sh", "-c", f"echo ran >> {bench.folder}/marks; exit 3")
+    ended = await bench.ended()
+    ran = (bench.folder / "marks").exists()
+    assert (ended.exit.kind, ended.exit.code) == (("exit", 3) if ran else ("spawn", None))
+    bench.start("true", job=2)
+    await bench.ended(2)
+    assert (bench.folder / "marks").exists() == ran
+
+
 async def test_the_same_attempt_is_never_started_twice(bench: Bench) -> None:
     launch = bench.start("sleep", "60")
     with pytest.raises(AssertionError, match="running already"):

@@ -271,8 +271,52 @@ async def test_a_fault_in_one_launch_leaves_those_behind_it_their_turn(crowd):
     crowd.engine.tick()
     await launches(crowd, CROWD - 1)
     assert launched(crowd) == picked(crowd)[1:]
-    assert "task.failed" in [name for name, _ in crowd.log]
     await asyncio.wait_for(crowd.engine.launched(picked(crowd)[0], 1), BOUND)
+
+
+async def test_what_the_pool_does_not_take_ends_with_the_words_of_the_fault_and_its_slot_is_free(crowd):
+    def fails(launch):
+        raise ValueError("unmarshallable object")
+
+    start, crowd.pool.start = crowd.pool.start, fails
+    crowd.engine.tick()
+    await crowd.until(lambda: not crowd.state.running)
+    assert not crowd.state.pool_busy()
+    [first, *_] = records = await crowd.store.records(picked(crowd))
+    assert {record.job.status for record in records} == {Status.RETRYING}
+    assert first.outcome.error["class"] == "spawn"
+    assert first.outcome.error["message"] == "cannot start: ValueError: unmarshallable object"
+    [said, *_] = [fields for name, fields in crowd.log if name == "launch.failed"]
+    assert (said["job"], said["attempt"], said["level"]) == (picked(crowd)[0], 1, "error")
+    crowd.pool.start = start
+    another = await crowd.submit()
+    crowd.engine.tick()
+    await crowd.launched(1)
+    assert launched(crowd) == [another.id]
+
+
+async def test_a_fault_after_the_pool_took_an_attempt_does_not_end_it(crowd):
+    start = crowd.pool.start
+
+    def fails_late(launch):
+        start(launch)
+        raise ZeroDivisionError
+
+    crowd.pool.start = fails_late
+    crowd.engine.tick()
+    await launches(crowd, CROWD)
+    await crowd.said("task.failed", CROWD)
+    assert len(crowd.state.running) == CROWD
+
+
+async def test_the_text_that_a_fault_is_about_is_not_logged(crowd):
+    def fails(launch):
+        "a secret \ud800".encode()
+
+    crowd.pool.start = fails
+    crowd.engine.tick()
+    await crowd.said("launch.failed", CROWD)
+    assert "secret" not in str(crowd.log)
 
 
 def moving(bench, number, timeout):
