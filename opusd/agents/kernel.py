@@ -57,18 +57,28 @@ def pid_namespace() -> int:
 
 def parent_and_start(pid: int) -> tuple[int, int] | None:
     """The parent of a process and its start time in clock ticks since boot; None when it is gone."""
+    fields = _stat(pid)
+    return (int(fields[1]), int(fields[19])) if len(fields) > 19 else None
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process does nothing until somebody sends it SIGCONT."""
+    return _stat(pid)[:1] == [b"T"]
+
+
+def _stat(pid: int) -> list[bytes]:
+    """What stands after its name in /proc/PID/stat, its state first; nothing when it is gone."""
     try:
         file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return None
+        return []
     try:
         stat = os.read(file, 1024)
     except OSError:
-        return None
+        return []
     finally:
         os.close(file)
-    fields = stat[stat.rfind(b")") + 2 :].split()
-    return (int(fields[1]), int(fields[19])) if len(fields) > 19 else None
+    return stat[stat.rfind(b")") + 2 :].split()
 
 
 def descendants(root: int) -> list[tuple[int, int]]:

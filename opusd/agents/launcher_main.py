@@ -39,30 +39,53 @@ else:  # a package of these few files alone, found beside this one; opusd itself
 _LENGTH = struct.Struct("!I")
 _REST_SECONDS = 0.003  # from a launch to the making of the next spare
 _NO_ROOM_SECONDS = 1.0  # until one is tried again
+_DEAF_SECONDS = 2.0  # for a shim to take in what it was told, before it is given up
 _HELD_BACK = shim.SIGNALS
 
 
 class Untold:
-    """A shim that waits at its pipe to be told what it is for; when the pipe ends without a word, it ends."""
+    """A shim that waits at its pipe to be told what it is for; when the pipe ends without a word, it ends.
 
-    def __init__(self, pid: int, pidfd: int, pipe: int) -> None:
+    We hold the reading end too: what it has not taken in yet can be taken back, and then it never learns of it.
+    """
+
+    def __init__(self, pid: int, pidfd: int, ear: int, pipe: int) -> None:
         seen = kernel.parent_and_start(pid)
         self.pid = pid
         self.start = seen[1] if seen else 0
         self.pidfd = pidfd
+        self._ear = ear
         self._pipe = pipe
         self.holds = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)  # with more than that we would wait for a shim
+        self.patience = 0.0  # until when it is to have taken in what it was told
 
     def tell(self, word: bytes) -> None:
         """Let it begin."""
-        try:
-            os.write(self._pipe, word)
-        except BrokenPipeError:
-            pass  # somebody ended it already
+        os.write(self._pipe, word)
         os.close(self._pipe)
+        self.patience = kernel.monotonic_seconds() + _DEAF_SECONDS
+
+    def is_deaf(self) -> bool:
+        """Whether it has not taken in yet what it was told."""
+        poll = select.poll()
+        poll.register(self._ear, select.POLLIN)
+        return any(event & select.POLLIN for _, event in poll.poll(0))
+
+    def take_back(self) -> bool:
+        """Take back what it was told, all at once: it will find nothing. False: it was faster."""
+        return os.read(self._ear, self.holds) != b""  # nobody writes any more, so this waits for nothing
+
+    def kill(self) -> None:
+        """It is our child and not reaped, so its pid is its own."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def forget(self) -> None:
+        """It has what it was told."""
+        os.close(self._ear)
 
     def dismiss(self) -> None:
-        """Let it end."""
+        """Let it end without a word."""
+        os.close(self._ear)
         os.close(self._pipe)
 
 
@@ -71,6 +94,9 @@ class Launches:
 
     While nothing is asked for, one more shim waits: a fork and what comes after it are half of the time that it takes
     until an agent runs. It is made a little after a launch, so as not to take the processor from the one that begins.
+
+    One that was stopped is passed over. One that does not take in what it was told is killed once that is taken back:
+    then the attempt can't have begun, which the daemon learns from the end of its shim, and puts the job back.
     """
 
     def __init__(self, daemon: socket.socket) -> None:
@@ -79,6 +105,7 @@ class Launches:
         self._shims: dict[int, int] = {}  # pidfd -> pid
         self._spare: Untold | None = None
         self._spare_at = 0.0
+        self._told: dict[int, Untold] = {}  # pid -> what may not have taken in its launch yet, the first told first
         self._poll = select.poll()
         self._poll.register(daemon.fileno(), select.POLLIN)
 
@@ -94,18 +121,33 @@ class Launches:
                     return
 
     def _patience(self) -> float | None:
-        """Milliseconds until there is to be a spare; None: there is one."""
+        """Milliseconds until there is to be a spare, or a shim was deaf for too long; None: neither is to come."""
         now = kernel.monotonic_seconds()
         if self._spare is None and now >= self._spare_at:
             try:
                 self._spare = self._fork(None)
             except OSError:
                 self._spare_at = now + _NO_ROOM_SECONDS
-        return None if self._spare is not None else (self._spare_at - now) * 1000
+        self._give_up(now)
+        moments = [told.patience for told in self._told.values()]
+        if self._spare is None:
+            moments.append(self._spare_at)
+        return max(0.0, min(moments) - now) * 1000 if moments else None
+
+    def _give_up(self, now: float) -> None:
+        """End those that were told too long ago and have taken nothing in; remember no more of those that have."""
+        for pid, told in list(self._told.items()):
+            deaf = told.is_deaf()
+            if deaf and now < told.patience:
+                continue
+            if deaf and told.take_back():
+                told.kill()
+            told.forget()
+            del self._told[pid]
 
     def _end_spare(self) -> None:
         if self._spare is not None:
-            self._spare.dismiss()
+            self._spare.kill()  # it may be stopped, and would not see its pipe end
             os.waitpid(self._spare.pid, 0)
 
     def _listen(self) -> bool:
@@ -131,6 +173,7 @@ class Launches:
 
     def _launch(self, names: dict[str, int], launch: bytes) -> None:
         """The shim is told after the daemon can know of it: it begins then, or, when we die before that, never."""
+        self._pass_over_stopped()
         if self._spare is not None and len(launch) <= self._spare.holds:
             chosen, word = self._spare, launch
             self._spare = None
@@ -142,7 +185,14 @@ class Launches:
                 return
         self._say({"started": chosen.pid, "start": chosen.start, **names}, chosen.pidfd)
         chosen.tell(word)
+        self._told[chosen.pid] = chosen
         self._spare_at = kernel.monotonic_seconds() + _REST_SECONDS
+
+    def _pass_over_stopped(self) -> None:
+        if self._spare is not None and kernel.is_stopped(self._spare.pid):
+            self._spare.kill()
+            self._spare.dismiss()
+            self._spare = None
 
     def _fork(self, launch: bytes | None) -> Untold:
         """A shim that has its launch, or is told it later."""
@@ -161,20 +211,22 @@ class Launches:
             while opened:
                 os.close(opened.pop())
             if pid:
-                os.waitpid(pid, 0)  # it ends, for it was never told anything
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
-        os.close(opened[0])
         self._poll.register(pidfd, select.POLLIN)
         self._shims[pidfd] = pid
-        return Untold(pid, pidfd, opened[1])
+        return Untold(pid, pidfd, *opened)
 
     def _reap(self, pidfd: int) -> None:
         self._poll.unregister(pidfd)
         pid = self._shims.pop(pidfd)
         os.close(pidfd)
         _, status = os.waitpid(pid, 0)
+        if pid in self._told:
+            self._told.pop(pid).forget()
         if self._spare is not None and self._spare.pid == pid:  # somebody ended it
             self._spare.dismiss()
             self._spare = None

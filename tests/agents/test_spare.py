@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from opusd.agents import launcher
 from opusd.agents.launcher_main import make_folder
 from opusd.agents.spec import Started
+from opusd.agents.traces import bearers
 from opusd.testing.bench import Bench
 
 TOO_LONG_FOR_A_PIPE = b"x" * (1 << 17)
@@ -98,6 +102,85 @@ async def test_what_the_waiting_shim_was_told_by_a_signal_is_not_for_the_next_at
     with line.open("r+b", buffering=0) as agent:
         agent.write(b"go on\n")
         assert (await bench.ended()).exit.code == 7
+
+
+async def stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    async with asyncio.timeout(10):
+        while state(pid) != "T":
+            await asyncio.wait((asyncio.get_running_loop().create_future(),), timeout=0.005)
+
+
+async def test_a_waiting_shim_that_was_stopped_is_passed_over_and_ended(bench: Bench) -> None:
+    spare = await bench.spare()
+    await stop(spare)
+    bench.start("sh", "-c", "exit 7")
+    assert (await bench.ended()).exit.code == 7
+    assert (await bench.started()).shim_pid != spare
+    await bench.reaped(spare)
+    bench.start("sh", "-c", "exit 8", job=2)
+    assert (await bench.ended(2)).exit.code == 8
+
+
+async def test_a_pool_whose_waiting_shim_was_stopped_closes_at_once_and_leaves_nothing(bench: Bench) -> None:
+    spare = await bench.spare()
+    await stop(spare)
+    async with asyncio.timeout(4):  # of the 5 s after which the launcher itself is killed
+        await bench.pool.close()
+    assert not Path(f"/proc/{spare}").exists()
+
+
+@pytest.fixture
+async def deaf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    """A launcher that does not see when its spare is stopped, as when that comes an instant after it looked."""
+    stand_in = tmp_path / "launcher.py"
+    stand_in.write_text(
+        "import importlib.util, os, signal, sys\n"
+        f"spec = importlib.util.spec_from_file_location('launcher', {str(launcher._PROGRAM)!r})\n"
+        "module = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        "module._DEAF_SECONDS = 0.2\n"
+        "module.kernel.is_stopped = lambda pid: False\n"
+        f"if os.path.exists({str(tmp_path / 'wakes')!r}):\n"
+        "    end = lambda self: os.kill(self.pid, signal.SIGCONT if self.patience else signal.SIGKILL)\n"
+        "    module.Untold.kill = end\n"
+        "sys.exit(module.main())\n"
+    )
+    monkeypatch.setattr(launcher, "_PROGRAM", stand_in)
+    bench = Bench(tmp_path)
+    yield bench
+    await bench.pool.close()
+    bench.clean_up()
+
+
+@pytest.mark.parametrize("wakes", [False, True])
+async def test_a_shim_that_does_not_take_in_its_launch_is_ended_and_never_runs_it_should_it_wake_up(
+    deaf: Bench, wakes: bool
+) -> None:
+    if wakes:  # instead of being killed
+        (deaf.folder / "wakes").touch()
+    await deaf.pool.open()
+    spare = await deaf.spare()
+    await stop(spare)
+    launch = deaf.start("sh", "-c", f"echo ran >> {deaf.folder}/marks")
+    ended = await deaf.ended()
+    assert (ended.exit.kind, ended.exit.errno) == ("spawn", errno.EAGAIN)
+    await deaf.reaped(spare)
+    assert not (deaf.folder / "marks").exists()
+    assert bearers(launch.attempt_id) == []
+    deaf.start("sh", "-c", "exit 7", attempt=2)
+    assert (await deaf.ended(1, 2)).exit.code == 7
+
+
+async def test_a_shim_that_takes_its_time_and_wakes_up_in_time_runs_its_launch_once(deaf: Bench) -> None:
+    await deaf.pool.open()
+    spare = await deaf.spare()
+    await stop(spare)
+    deaf.start("sh", "-c", f"echo ran >> {deaf.folder}/marks; exit 3")
+    await deaf.started()
+    os.kill(spare, signal.SIGCONT)
+    assert (await deaf.ended()).exit.code == 3
+    assert (deaf.folder / "marks").read_text() == "ran\n"
 
 
 def test_the_folder_of_an_attempt_may_be_made_by_the_daemon_at_the_same_moment(
