@@ -65,6 +65,7 @@ JOB_UPDATE = Method(
     "With another agent goes what it runs: a command for exec, a prompt for the others, and the other one is dropped. "
     "An interactive job is critical: another priority or boost is refused. "
     "`title: null` is the first line of the prompt or command again; null takes timeout, expires_in and run_at away. "
+    "`max_retries: null` is the number of the job's retry policy again, or of its agent's. "
     "A stale `version` is Conflict. What says nothing new leaves the job and its version as they are.",
     "write",
     _ADMIT,

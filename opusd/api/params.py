@@ -73,7 +73,8 @@ class JobList(Params, kw_only=True):
 class JobUpdate(Params, kw_only=True):
     """What is not given stays.
 
-    Null takes timeout, expires_in and run_at away, and makes title the first line of the prompt or command again.
+    Null takes timeout, expires_in and run_at away, makes title the first line of the prompt or command again, and
+    max_retries that of the job's retry policy.
     Nothing else can be null: say what it is to be.
     """
 
@@ -90,7 +91,7 @@ class JobUpdate(Params, kw_only=True):
     command: list[str] | UnsetType = UNSET
     agent: str | UnsetType = UNSET
     expires_in: Duration | UnsetType | None = UNSET
-    max_retries: Retries | UnsetType = UNSET
+    max_retries: Retries | UnsetType | None = UNSET
     run_at: Time | UnsetType | None = UNSET
     depends_on: Edges | UnsetType = UNSET
 

@@ -14,7 +14,7 @@ from opusd.core.dependencies import find_cycle, unsatisfied
 from opusd.core.errors import Conflict, DependencyError, InvalidParams, NotFound, OpusError, QueueFull
 from opusd.core.job import Edge, EdgeState, IfUnmet, Job, On, Source, Spec, Terms, Tier, intern
 from opusd.core.lifecycle import Status
-from opusd.core.retry import Policy
+from opusd.core.retry import Policy, with_retries
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -293,6 +293,7 @@ def _terms(state: State, submission: Submission, caller: Caller, submitted_by: s
         tier, boost = route.priority
     agent = limits.agents[name]
     needs = checked_needs(limits, agent, submission.needs)
+    retry, policy = with_retries(submission.retry or agent.retry, submission.max_retries)
     return intern(
         Terms(
             tier=tier,
@@ -305,22 +306,13 @@ def _terms(state: State, submission: Submission, caller: Caller, submitted_by: s
             needs=needs,
             timeout=submission.timeout if submission.timeout is not None else agent.timeout or limits.timeout,
             expires_in=submission.expires_in if submission.expires_in is not None else limits.expires_in,
-            retry=retry_policy(agent, submission.retry, submission.max_retries),
+            retry=retry,
+            policy=policy,
             route=None if route is None else route.name,
             submitted_by=submitted_by,
             labels=kept_labels(agent, submission.spec.labels),
         )
     )
-
-
-def retry_policy(agent: Agent, policy: Policy | None, max_retries: int | None) -> Policy:
-    """The job's max_retries beats its policy's, that the agent's."""
-    chosen = policy or agent.retry
-    if max_retries is None:
-        return chosen
-    if max_retries and chosen.strategy == "none":
-        chosen = replace(chosen, strategy=type(chosen.strategy)("exponential"))
-    return replace(chosen, max_retries=max_retries)
 
 
 def kept_labels(agent: Agent, labels: Collection[str]) -> tuple[str, ...]:

@@ -12,13 +12,14 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from opusd.core import budgets, cooling
-from opusd.core.admission import EXEC, Facts, Ref, checked_needs, kept_labels, make_edges, refuse_cycle, retry_policy
+from opusd.core.admission import EXEC, Facts, Ref, checked_needs, kept_labels, make_edges, refuse_cycle
 from opusd.core.decision import PLACED, judged, placement
 from opusd.core.errors import Conflict, Escalated, InvalidParams
 from opusd.core.job import Edge, EdgeState, Ending, IfUnmet, Job, On, Run, Spec, Terms, Tier, default_title, intern
 from opusd.core.lifecycle import ALIVE, FINAL, WAITING, Status, Step, advance
 from opusd.core.limits import Agent
 from opusd.core.pauses import Pauses
+from opusd.core.retry import with_retries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -197,7 +198,7 @@ def _judged_anew(state: State, job: Job, facts: Facts) -> tuple[Edge, ...]:
 
 
 class Edit(Struct, frozen=True, kw_only=True):
-    """job.update, read: what is UNSET stays as it is; a title of None is that of a submission without one."""
+    """job.update, read: what is UNSET stays as it is; a title or max_retries of None is as if never said."""
 
     title: str | UnsetType | None = UNSET
     labels: list[str] | UnsetType = UNSET
@@ -210,7 +211,7 @@ class Edit(Struct, frozen=True, kw_only=True):
     command: list[str] | UnsetType = UNSET
     agent: str | UnsetType = UNSET
     expires_in: int | UnsetType | None = UNSET
-    max_retries: int | UnsetType = UNSET
+    max_retries: int | UnsetType | None = UNSET
     run_at: int | UnsetType | None = UNSET
     depends: tuple[tuple[Ref, On, IfUnmet], ...] | UnsetType = UNSET
 
@@ -330,7 +331,8 @@ def _edited_terms(state: State, job: Job, spec: Spec, edit: Edit) -> Terms:
     if edit.expires_in is not UNSET:
         terms = replace(terms, expires_in=edit.expires_in)
     if edit.max_retries is not UNSET:
-        terms = replace(terms, retry=retry_policy(agents[terms.agent], terms.retry, edit.max_retries))
+        retry, policy = with_retries(terms.policy or terms.retry, edit.max_retries)
+        terms = replace(terms, retry=retry, policy=policy)
     labels = spec.labels if edit.labels is UNSET else edit.labels
     return intern(replace(terms, labels=kept_labels(agents[terms.agent], labels)))
 
@@ -340,8 +342,9 @@ def _of_agent(limits: Limits, terms: Terms, name: str) -> Terms:
     old, new = limits.agents.get(terms.agent), limits.agents[name]
     own = {need: amount for need, amount in terms.needs if old is None or (need, amount) not in old.needs}
     changed: dict[str, Any] = {"agent": name, "route": None, "needs": checked_needs(limits, new, own)}
-    if old is not None and terms.retry == old.retry:
-        changed["retry"] = new.retry
+    if old is not None and (terms.policy or terms.retry) == old.retry:
+        number = None if terms.policy is None else terms.retry.max_retries
+        changed["retry"], changed["policy"] = with_retries(new.retry, number)
     if old is not None and terms.timeout == (old.timeout or limits.timeout):
         changed["timeout"] = new.timeout or limits.timeout
     return replace(terms, **changed)

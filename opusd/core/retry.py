@@ -65,6 +65,14 @@ PRESETS: Final = {
 }
 
 
+def with_retries(policy: Policy, max_retries: int | None) -> tuple[Policy, Policy | None]:
+    """(what holds, the policy itself where that is another): a job's max_retries beats its policy's."""
+    if max_retries is None or max_retries == policy.max_retries:
+        return policy, None
+    strategy = Strategy.EXPONENTIAL if policy.strategy is Strategy.NONE else policy.strategy
+    return msgspec.structs.replace(policy, strategy=strategy, max_retries=max_retries), policy
+
+
 def _fibonacci() -> Iterator[int]:
     a, b = 1, 1
     while True:

@@ -41,6 +41,7 @@ class _Terms(msgspec.Struct, array_like=True):
     route: str | None
     submitted_by: str
     labels: tuple[str, ...] = ()
+    policy: _Retry | None = None
 
 
 _decode = msgspec.json.Decoder(_Terms).decode
@@ -51,7 +52,6 @@ def terms_row(terms: Terms) -> tuple[Any, ...]:
     cached = _encoded.get(id(terms))
     if cached is not None and cached[0] is terms:
         return cached[1]
-    retry = terms.retry
     everything = _Terms(
         terms.tier,
         terms.boost,
@@ -63,10 +63,11 @@ def terms_row(terms: Terms) -> tuple[Any, ...]:
         terms.needs,
         terms.timeout,
         terms.expires_in,
-        _Retry(retry.strategy, retry.base, retry.cap, retry.jitter, retry.max_retries, retry.on),
+        _retry(terms.retry),
         terms.route,
         terms.submitted_by,
         terms.labels,
+        None if terms.policy is None else _retry(terms.policy),
     )
     row = (
         terms.tier._value_,
@@ -83,6 +84,14 @@ def terms_row(terms: Terms) -> tuple[Any, ...]:
     return row
 
 
+def _retry(policy: Policy) -> _Retry:
+    return _Retry(policy.strategy, policy.base, policy.cap, policy.jitter, policy.max_retries, policy.on)
+
+
+def _policy(retry: _Retry) -> Policy:
+    return Policy(retry.strategy, retry.base, retry.cap, retry.jitter, retry.max_retries, retry.on)
+
+
 def terms_from(text: str) -> Terms:
     """Those of the column `terms`."""
     return _decoded.get(text) or _decode_new(text)
@@ -90,7 +99,6 @@ def terms_from(text: str) -> Terms:
 
 def _decode_new(text: str) -> Terms:
     everything = _decode(text)
-    retry = everything.retry
     terms = intern(
         Terms(
             tier=everything.tier,
@@ -103,7 +111,8 @@ def _decode_new(text: str) -> Terms:
             needs=everything.needs,
             timeout=everything.timeout,
             expires_in=everything.expires_in,
-            retry=Policy(retry.strategy, retry.base, retry.cap, retry.jitter, retry.max_retries, retry.on),
+            retry=_policy(everything.retry),
+            policy=None if everything.policy is None else _policy(everything.policy),
             route=everything.route,
             submitted_by=everything.submitted_by,
             labels=everything.labels,

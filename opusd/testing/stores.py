@@ -24,7 +24,7 @@ from opusd.core.job import (
     Terms,
 )
 from opusd.core.lifecycle import Status
-from opusd.core.retry import FailureClass
+from opusd.core.retry import PRESETS, FailureClass
 from opusd.store.base import Batch, CommitFailed, CommitRefused, Detail, Forgotten, Query, Record, Store
 from opusd.testing.records import (
     FULL_EXTRA,
@@ -112,7 +112,7 @@ class Keeping:
             id=7,
             version=12,
             status=Status.CANCELLING,
-            terms=FULL_TERMS,
+            terms=msgspec.structs.replace(FULL_TERMS, policy=PRESETS["slow"], labels=("a", "b,c")),
             created_at=START,
             queued_at=START + 1,
             run_at=START + 2,

@@ -7,9 +7,10 @@ import pytest
 from opusd.core.errors import Conflict, DependencyError, InvalidParams, OpusError
 from opusd.core.job import EdgeState, Ending, Job, Source, Tier
 from opusd.core.lifecycle import Status
-from opusd.core.retry import PRESETS
+from opusd.core.limits import Agent
+from opusd.core.retry import PRESETS, Policy, Strategy
 from opusd.testing.shape import shape_of
-from tests.core.world import HOUR, MINUTE, SECOND, World, depends
+from tests.core.world import HOUR, MINUTE, SECOND, World, depends, limits
 
 
 def in_status(status: str, **fields: object) -> tuple[World, Job]:
@@ -255,6 +256,32 @@ def test_update_shows_in_the_job_or_in_its_spec() -> None:
     assert (terms.timeout, terms.tier, terms.boost, terms.needs) == (MINUTE, Tier.LOW, -3, (("gpu", 1),))
     assert (terms.expires_in, terms.retry.max_retries) == (HOUR, 9)
     assert world.tick(0).start[0].id == job.id
+
+
+@pytest.mark.parametrize("own", [None, PRESETS["slow"], PRESETS["none"]], ids=["the agent's", "slow", "none"])
+@pytest.mark.parametrize("at_first", [None, 7])
+def test_max_retries_of_none_is_that_of_the_policy_again_however_often_it_was_changed(
+    own: Policy | None, at_first: int | None
+) -> None:
+    world = World()
+    policy = own or world.state.limits.agents["claude"].retry
+    job = world.submit(agent="claude", retry=own, max_retries=at_first)
+    for number in (1, 0, 9):
+        assert world.update(job, max_retries=number).terms.retry.max_retries == number
+    assert world.update(job, max_retries=None).terms.retry == policy
+    version = world[job].version
+    assert world.update(job, max_retries=None).version == version
+
+
+def test_another_agent_brings_its_policy_and_the_jobs_own_max_retries_stay() -> None:
+    agents = {"claude": Agent("claude", retry=PRESETS["fast"]), "codex": Agent("codex", retry=PRESETS["slow"])}
+    world = World(limits(agents=agents))
+    job = world.submit(agent="claude", max_retries=9)
+    moved = world.update(job, agent="codex").terms.retry
+    assert (moved.strategy, moved.base, moved.max_retries) == (Strategy.FIBONACCI, 60 * SECOND, 9)
+    assert world.update(job, max_retries=None).terms.retry == PRESETS["slow"]
+    own = world.submit(agent="claude", retry=PRESETS["default"], max_retries=9)
+    assert world.update(own, agent="codex", max_retries=None).terms.retry == PRESETS["default"]
 
 
 SAME: dict[str, object] = {

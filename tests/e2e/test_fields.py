@@ -217,13 +217,17 @@ def test_an_update_that_says_nothing_new_is_no_step_of_the_job(commons):
 
 
 def test_null_takes_away_what_a_job_can_be_without_and_names_it_as_at_its_submission(commons):
-    job = commons.submit("echo", "hello", held=True, title="mine", timeout=60, expires_in=60, delay=60)
+    own = {"title": "mine", "timeout": 60, "expires_in": 60, "delay": 60, "max_retries": 9}
+    job = commons.submit("echo", "hello", held=True, **own)
     found = commons("job.update", id=job["id"], title=None, timeout=None, expires_in=None, run_at=None)
-    named = commons.submit("echo", "hello", held=True)["title"]
-    assert (found["title"], found["timeout"], found["expires_in"], found["run_at"]) == (named, None, None, None)
+    plain = commons.submit("echo", "hello", held=True)
+    assert found["title"] == plain["title"]
+    assert (found["timeout"], found["expires_in"], found["run_at"]) == (None, None, None)
+    found = commons("job.update", id=job["id"], max_retries=None)
+    assert (found["max_retries"], found["retry"]) == (plain["max_retries"], plain["retry"])
 
 
-@pytest.mark.parametrize("field", ["agent", "prompt", "command", "max_retries", "priority", "labels", "depends_on"])
+@pytest.mark.parametrize("field", ["agent", "prompt", "command", "priority", "labels", "depends_on"])
 def test_what_a_job_can_not_be_without_is_not_null_in_an_update(commons, field):
     job = commons.submit("true", held=True)
     error = commons.refused("job.update", id=job["id"], **{field: None})

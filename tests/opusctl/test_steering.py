@@ -87,12 +87,12 @@ def test_every_field_that_can_be_cleared_takes_its_default(opusctl, daemon, job)
         assert opusctl("edit", "5", "--clear", field.replace("_", "-")).code == 0
 
 
-@pytest.mark.parametrize("field", ["agent", "command", "prompt", "max-retries", "id"])
+@pytest.mark.parametrize("field", ["agent", "command", "prompt", "id"])
 def test_what_has_no_default_is_not_cleared(field, opusctl, daemon):
     ran = opusctl("edit", "5", "--clear", field)
     assert (ran.code, ran.out) == (2, "")
     assert f"invalid choice: '{field}'" in ran.err
-    cleared = "boost, depends-on, expires-in, labels, metadata, needs, run-at, timeout, title"
+    cleared = "boost, depends-on, expires-in, labels, max-retries, metadata, needs, run-at, timeout, title"
     assert f"back to the default: {cleared} --version" in " ".join(opusctl("edit", "--help").out.split())
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TAKES_COMMAND = True
 EMPTY: dict[str, Any] = {
     "title": None, "labels": [], "metadata": {}, "timeout": None, "boost": 0, "needs": {}, "expires_in": None,
-    "run_at": None, "depends_on": [],
+    "run_at": None, "depends_on": [], "max_retries": None,
 }  # fmt: skip
 """What `--clear` puts in a field's place: its default."""
 
