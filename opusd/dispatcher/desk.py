@@ -14,7 +14,7 @@ from opusd.core.errors import Conflict, Escalated, InternalError, InvalidParams,
 from opusd.core.lifecycle import FINAL
 from opusd.dispatcher.views import Live, Snapshot, snapshot, view
 from opusd.dispatcher.writer import Undone
-from opusd.store.base import Detail, Record
+from opusd.store.base import Detail, Query, Record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -159,16 +159,6 @@ class Desk:
             number = job.extra.escalated_to
         return number
 
-    async def change_many(
-        self, session: Session, refs: Sequence[Ref], verb: Callable[[Decision, Job], Job]
-    ) -> results.Jobs:
-        """The same for several jobs in one decision: all or none."""
-        async with session.turn:
-            jobs = [await self.current(ref) for ref in dict.fromkeys(refs)]
-            future = await self.decide_many(session, jobs, verb)
-        seen = await self.kept(future, *jobs)
-        return await self.eventually(partial(self.show_many, seen))
-
     async def decide_many(
         self, session: Session, jobs: Sequence[Job], verb: Callable[[Decision, Job], Job]
     ) -> asyncio.Future[list[Snapshot]]:
@@ -245,13 +235,17 @@ class Desk:
         job = self.state.jobs.get(number)
         return None if job is None else snapshot(self.state, job, self.clock.now())
 
-    def of_group(self, group: str) -> list[int]:
-        """The unfinished jobs of a group; NotFound when there is none."""
-        members = sorted(self.state.groups.get(group, ()))
-        if not members:
-            message = f"no unfinished job belongs to the group {group!r}"
-            raise NotFound(message, path="$.group")
-        return members
+    async def of_group(self, group: str) -> list[Job]:
+        """The unfinished jobs of a group, none when all have ended; NotFound when it never had one."""
+        if not self.state.groups.get(group):
+            await self.settled()
+            if not await self.store.query(Query(group=group, limit=1)):
+                raise no_group(group)
+        return [self.state.jobs[number] for number in sorted(self.state.groups.get(group, ()))]
+
+
+def no_group(group: str) -> NotFound:
+    return NotFound(f"no job belongs to the group {group!r}", path="$.group")
 
 
 def _moved_on(number: int, error: InternalError) -> OpusError:

@@ -213,9 +213,12 @@ class JobVerbs:
             return await self._desk.change(session, ref, verb)
         assert group is not None
         require_person(session.caller, "steering a whole group")
-        state = self._desk.state
-        members = [number for number in self._desk.of_group(group) if state.jobs[number].status not in skip]
-        return await self._desk.change_many(session, members, verb)
+        desk = self._desk
+        async with session.turn:
+            jobs = [job for job in await desk.of_group(group) if job.status not in skip]
+            future = await desk.decide_many(session, jobs, verb)
+        seen = await desk.kept(future, *jobs)
+        return await desk.eventually(partial(desk.show_many, seen))
 
     async def job_retry(self, session: Session, params: p.JobRetry) -> results.Jobs:
         refs: list[Ref] = list(params.ids)

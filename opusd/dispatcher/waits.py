@@ -12,7 +12,7 @@ from opusd.core.errors import Conflict, InvalidParams
 from opusd.core.job import EdgeState
 from opusd.core.lifecycle import FINAL, Status
 from opusd.core.times import parse_duration
-from opusd.dispatcher.desk import one_of
+from opusd.dispatcher.desk import no_group, one_of
 from opusd.dispatcher.intake import read
 from opusd.store.base import Query
 
@@ -99,7 +99,7 @@ class Waits:
         kept = await desk.store.query(Query(group=params.group, limit=MAX_JOBS))
         numbers = sorted({record.job.id for record in kept} | set(desk.state.groups.get(params.group, ())))
         if not numbers:
-            desk.of_group(params.group)
+            raise no_group(params.group)
         return numbers
 
     def _over(self, numbers: list[int], params: p.JobWait) -> bool:

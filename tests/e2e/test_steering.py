@@ -1,5 +1,7 @@
 """Steering of many jobs at once, and of what changes another job on the way."""
 
+import json
+import socket
 import time
 from itertools import pairwise
 
@@ -11,6 +13,30 @@ def test_a_group_is_cancelled_whose_members_cancel_each_other(commons):
     jobs = commons("job.cancel", group="tangle")["jobs"]
     assert [job["status"] for job in jobs] == ["cancelled"] * 3
     assert "blocked" not in commons("queue.status")["counts"]["status"]
+
+
+def test_steering_a_group_again_whose_jobs_have_all_ended_is_harmless(commons):
+    commons.submit("true", held=True, group="over")
+    assert [job["status"] for job in commons("job.cancel", group="over")["jobs"]] == ["cancelled"]
+    for verb in ("cancel", "hold", "release"):
+        assert commons(f"job.{verb}", group="over") == {"jobs": [], "omitted": 0}
+        error = commons.refused(f"job.{verb}", group="never")
+        assert (error.code, error.data["path"]) == (-32001, "$.group")
+
+
+def test_a_group_is_steered_with_what_its_connection_submitted_just_before(commons):
+    calls = [  # the key is sought in the registry first
+        {"method": "job.submit", "params": {"command": ["true"], "held": True, "key": "just-now", "group": "just"}},
+        {"method": "job.cancel", "params": {"group": "just"}},
+    ]
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(15)
+        line.connect(str(commons.socket))
+        for number, call in enumerate(calls):
+            line.sendall(json.dumps({"jsonrpc": "2.0", "id": number, **call}).encode() + b"\n")
+        with line.makefile("rb") as replies:
+            answered = {reply["id"]: reply["result"] for reply in (json.loads(next(replies)) for _ in calls)}
+    assert [job["id"] for job in answered[1]["jobs"]] == [answered[0]["job"]["id"]]
 
 
 def test_a_time_that_no_reply_could_show_is_refused(commons):
