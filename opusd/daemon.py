@@ -20,6 +20,7 @@ from opusd.config import Config, ConfigError
 from opusd.config.machine import Machine
 from opusd.config.shown import shown
 from opusd.core import budgets, cooling, sizes, timekeeping
+from opusd.core.breather import trouble
 from opusd.core.errors import Conflict, OpusError
 from opusd.core.pauses import Pauses
 from opusd.core.room import lacking
@@ -300,7 +301,7 @@ class Daemon:
 
     def _about(self) -> dict[str, Any]:
         config = self._config
-        degraded = [*lacking(self._state.limits, self._machine.room())]
+        degraded = [*lacking(self._state.limits, self._machine.room()), *trouble(self._state, self._clock.now())]
         if not self._pool.punches_holes:
             degraded.append("the file system of the state folder can't punch holes: long output is cut short instead")
         if (open_folder := exposed(self._settings.socket)) is not None:

@@ -166,7 +166,7 @@ class Launches:
             try:
                 make_folder(marshal.loads(launch[shim.LAUNCH.size :])["folder"])  # noqa: S302 - of our own daemon
             except OSError as error:
-                self._say({"refused": error.errno, "why": "no folder for it", **names})
+                self._say({"refused": error.errno, "why": f"its folder {error.filename} can't be made", **names})
             else:
                 self._launch(names, launch)
         return True
@@ -246,18 +246,18 @@ class Launches:
 def make_folder(path: str) -> None:
     """That of an attempt, in that of its job."""
     try:
+        _make(path)
+    except FileNotFoundError:
+        _make(os.path.dirname(path))
+        _make(path)  # it may be there: the daemon had orders to leave there meanwhile
+
+
+def _make(path: str) -> None:
+    try:
         os.mkdir(path, 0o700)
     except FileExistsError:
-        pass
-    except FileNotFoundError:
-        try:
-            os.mkdir(os.path.dirname(path), 0o700)
-        except FileExistsError:
-            pass
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:  # the daemon had orders to leave there meanwhile
-            pass
+        if not os.path.isdir(path):
+            raise
 
 
 def main() -> int:

@@ -226,7 +226,7 @@ class AgentPool:
             if handle is not None:
                 os.close(handle)
         elif "refused" in message:
-            self._refused(attempt, message["refused"], f"{message['why']}: {os.strerror(message['refused'])}")
+            self._refused(attempt, message["refused"], f"{message['why']}: {traces.named(message['refused'])}")
         else:
             claimed = (message["started"], message["start"])
             self._began(attempt, claimed, handle if handle is not None else kernel.open_verified(*claimed))
@@ -312,10 +312,17 @@ class AgentPool:
 
     def _settled(self, attempt: Attempt, ended: Ended | None) -> None:
         if ended is None and attempt.generation == self._generation:
-            # Killed, or without room for its claim: that says nothing of the job, which is to be tried again.
-            message = "cannot start: its shim ended before it could claim the attempt"
-            ended = attempt.ended(Exit(kind="spawn", errno=errno.EAGAIN, message=message))
-        self._over(attempt, ended)
+            self._then(attempt, partial(traces.hindrance, attempt.folder), partial(self._unclaimed, attempt))
+        else:
+            self._over(attempt, ended)
+
+    def _unclaimed(self, attempt: Attempt, hindrance: int | None) -> None:
+        """Where nothing hinders a claim the shim was killed: that says nothing of the job, which is tried again."""
+        if hindrance is None:
+            number, message = errno.EAGAIN, "its shim ended before it could claim the attempt"
+        else:
+            number, message = hindrance, f"nothing can be written in {attempt.folder}: {traces.named(hindrance)}"
+        self._over(attempt, attempt.ended(Exit(kind="spawn", errno=number, message=f"cannot start: {message}")))
 
     def _over(self, attempt: Attempt, ended: Ended | None) -> None:
         """The last word on an attempt; None: it never ran."""

@@ -79,6 +79,15 @@ def claim(folder: str, record: dict[str, Any]) -> int | None:
     return file
 
 
+def set_aside(folder: str) -> None:
+    """Room for the record of the end."""
+    room = os.open(f"{folder}/exit.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(room, b" " * RECORD_BYTES)
+    finally:
+        os.close(room)
+
+
 class Log:
     """The agent's output, with its middle given back once it is more than head and tail."""
 
@@ -139,9 +148,7 @@ class Keeper:
         self._late = False
         deadline = launch["deadline_s"]
         self._deadline = None if deadline is None else monotonic_seconds() + deadline
-        room = os.open(f"{folder}/exit.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        os.write(room, b" " * RECORD_BYTES)
-        os.close(room)
+        set_aside(folder)
 
     def start_agent(self, stdin: bytes | None) -> None:
         """Start the agent, or record why it can't be."""
@@ -163,8 +170,8 @@ class Keeper:
             os.close(agents.file)
 
     def _start(self, name: str, argv: list[str], prefix: list[str], stdin: bytes | None) -> None:
+        path = f"{self._folder}/{name}"
         try:
-            path = f"{self._folder}/{name}"
             log = Log(path, self._launch["head"], self._launch["tail"], punch=self._launch["punch"])
             self._log = log
             if self._verifying:
@@ -172,7 +179,7 @@ class Keeper:
                 os.write(log.file, self._line_end() + title.encode("utf-8", "surrogateescape"))
             self._program = spawn(self._launch, argv, prefix, stdin, log.file, self._born)
         except OSError as error:
-            self._ended(f"spawn {error.errno} {name}: {os.strerror(error.errno or 0)}")
+            self._ended(f"spawn {error.errno} {path}: {os.strerror(error.errno or 0)}")
         except NotStarted as error:
             self._ended(f"spawn {error}")
 

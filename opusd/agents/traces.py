@@ -13,12 +13,13 @@ import json
 import os
 import select
 import signal
+import tempfile
 from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
-from opusd.agents import kernel
+from opusd.agents import kernel, shim
 from opusd.agents.output import last_text, size_of_all, verify_text
 from opusd.agents.result import read_result
 from opusd.agents.spec import Ended, Exit, NeverRan
@@ -125,7 +126,8 @@ def settle(folder: Path, job: int, attempt: int, attempt_id: str) -> Ended | Non
     """How an attempt ended whose shim is over; what a shim left running is ended first. None: it never began."""
     claim = read_claim(folder)
     if claim is None:
-        put_fence(folder, attempt_id)
+        with contextlib.suppress(OSError):  # its shim is over: there is nobody who could claim it
+            put_fence(folder, attempt_id)
         return None
     if claim.attempt_id not in ("", attempt_id):
         message = f"{folder} was used by another attempt: nothing was started"
@@ -152,6 +154,27 @@ def settle(folder: Path, job: int, attempt: int, attempt_id: str) -> Ended | Non
         verify_output="" if record.verify is None else verify_text(log, _VERIFY_BYTES),
         asked=read_orders(folder).get("kill_at") is not None,
     )
+
+
+def hindrance(folder: Path) -> int | None:
+    """The errno for which no attempt can be claimed in the folder, found by doing it anew; None: nothing is in the way.
+
+    A shim that can't claim can't leave word of it either.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".probe.") as place:
+            held = shim.claim(place, {})
+            if held is not None:
+                os.close(held)
+            shim.set_aside(place)
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def named(number: int) -> str:
+    """`No space left on device (ENOSPC)`."""
+    return f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"
 
 
 def read_orders(folder: Path) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from opusd.core import budgets, cooling, quotas, scheduler
+from opusd.core import breather, budgets, cooling, quotas, scheduler
 from opusd.core.job import EdgeState, Ending, Job, Run
 from opusd.core.lifecycle import Status
 from opusd.core.order import job_of
@@ -149,9 +149,9 @@ def _paused(state: State, job: Job, now: int) -> list[Constraint]:
     found: list[Constraint] = []
     if state.draining:
         found.append(Constraint("draining", "the daemon is shutting down: nothing new starts"))
-    if state.breather is not None and now < state.breather:
-        found.append(Constraint("machine", "the machine has no room for another process", state.breather))
-    if state.short and state.slots.get(job.terms.agent):
+    if state.slots.get(job.terms.agent):
+        if state.breather is not None and now < state.breather.until:
+            found.append(Constraint("machine", breather.words(state.breather), state.breather.until))
         found += [Constraint("machine", words) for words in state.short]
     if not state.pauses.names:
         return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from opusd.core import attempts, budgets, cooling, quotas, room, windows
+from opusd.core import attempts, breather, budgets, cooling, quotas, room, windows
 from opusd.core.job import Job
 from opusd.core.lifecycle import Status, Step
 from opusd.core.order import job_of
@@ -68,8 +68,8 @@ def tick(decision: Decision, mint: Callable[[], tuple[str, bytes]]) -> Plan:
     moments = [due[0]] if due is not None else []
     if len(plan.start) == MAX_STARTS:
         moments.append(decision.now)
-    if state.breather is not None and decision.now < state.breather:
-        moments.append(state.breather)
+    if (paused := breather.until(state, decision.now)) is not None:
+        moments.append(paused)
     if state.short and state.queued():
         moments.append(decision.now + room.AGAIN)
     moment = cooling.next_moment(state, decision.now)
@@ -138,7 +138,7 @@ def choose(state: State, now: int) -> tuple[Job, bool] | None:
     reserved = reserve(state, now)
     if state.draining or state.pauses.everything() or not state.statuses[Status.QUEUED]:
         return None
-    if state.short or (state.breather is not None and now < state.breather):
+    if state.short or breather.until(state, now) is not None:
         return None
     busy: Counter[str] = Counter()
     over = pool = 0

@@ -27,6 +27,7 @@ from opusd.core.windows import Windows
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from opusd.core.breather import Breather
     from opusd.core.budgets import Day
     from opusd.core.cooling import Cooling
     from opusd.core.limits import Limits
@@ -41,7 +42,7 @@ class State:
         sizes.settle(self)
         self.pauses = Pauses()
         self.draining = False
-        self.breather: int | None = None  # the machine refused to start a process: nothing is launched before this
+        self.breather: Breather | None = None  # the machine refused to start something
         self.room = Room()  # what the machine had when it was last looked at
         self.short: tuple[str, ...] = ()  # what it has too little of: nothing is launched
         self.jobs: dict[int, Job] = {}

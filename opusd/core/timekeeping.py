@@ -97,7 +97,7 @@ def _shift_marks(state: State, by: int) -> None:
     if state.first is not None:
         state.first = (state.first[0], state.first[1] + by)
     if state.breather is not None:
-        state.breather += by
+        state.breather = replace(state.breather, until=state.breather.until + by)
     for agent, at in state.last_start.items():
         state.last_start[agent] = at + by
     for recent in state.submissions.values():

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from opusd.store.base import Record, Store
 
 _NO_ROOM: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
-"""A spawn that failed for these says nothing of the job: it is put back, and tried again a second later."""
+"""A spawn that failed for these says nothing of the job: it is put back, and tried again after a pause."""
 
 
 class Endings:

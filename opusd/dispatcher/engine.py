@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from opusd.agents.adapters.text import Text
 from opusd.agents.follow import Follower, Listening
 from opusd.agents.spec import Adopted, Ended, Launch, NeverRan, Report, Started
-from opusd.core import attempts, scheduler
+from opusd.core import attempts, breather, scheduler
 from opusd.core.attempts import End
 from opusd.core.job import Job, Outcome
 from opusd.core.retry import FailureClass
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _LONGEST_SLEEP: Final = 30.0
 _LOOK_EVERY: Final = 1.0
-_BREATHER: Final = 1_000_000
 
 
 class Pool(Protocol):
@@ -323,7 +322,7 @@ class Engine:
             verdict = await self._follower.verdict(key, listening, report.exit, now, tail)
         end = ended(report, verdict, first=first)
         if end.never_ran:
-            self.state.breather = self.clock.now() + _BREATHER
+            breather.take(self.state, self.clock.now(), report.exit.message)
             self._log("machine.full", level="warning", job=report.job, message=report.exit.message)
         await self._endings.commit(*key, end)
 

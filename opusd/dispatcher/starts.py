@@ -14,6 +14,7 @@ from random import random
 from typing import TYPE_CHECKING, Final
 
 from opusd.agents.worktree import WorktreeError
+from opusd.core import breather
 from opusd.core.attempts import End
 from opusd.core.errors import OpusError, StorageUnavailable
 from opusd.core.job import Outcome
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from opusd.dispatcher.writer import Writer
     from opusd.store.base import Store
 
-_BREATHER: Final = 1_000_000
 _TOKENS: Final = 30_000
 _BORN: Final = 1_000
 
@@ -240,9 +240,9 @@ class Starts:
         await self._end(start, End(failure=FailureClass.SPAWN, message=message, chance=random()))
 
     async def _postpone(self, start: Start, error: Exception) -> None:
-        """What failed says nothing of the job: it is put back, and tried again a second later."""
+        """What failed says nothing of the job: it is put back, and tried again after a pause."""
         self._fail(start, error)
-        self._state.breather = self._clock.now() + _BREATHER
+        breather.take(self._state, self._clock.now(), in_words(error))
         await self._end(start, _unbegun())
 
     def _fail(self, start: Start, error: Exception) -> None:

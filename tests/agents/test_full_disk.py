@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -52,6 +53,23 @@ async def test_on_a_full_disk_an_attempt_does_not_start_and_is_not_lost_and_goes
     full.unlink()
     bench.start("true", attempt=2)
     assert (await bench.ended(1, 2)).exit.code == 0
+    await bench.pool.close()
+
+
+@pytest.mark.parametrize("made", [False, True])
+async def test_an_attempt_that_a_full_disk_keeps_from_starting_names_the_disk_and_the_folder(
+    small: Path, made: bool
+) -> None:
+    bench = Bench(small)
+    await bench.pool.open()
+    if made:
+        bench.place().mkdir(parents=True)
+    fill(small)
+    bench.start("true")
+    exit_ = (await bench.ended()).exit
+    assert (exit_.kind, exit_.errno) == ("spawn", errno.ENOSPC)
+    assert str(bench.place()) in exit_.message
+    assert "ENOSPC" in exit_.message
     await bench.pool.close()
 
 

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import uvloop
 
 from opusd.agents import launcher
 from opusd.agents.spec import Exit, Started
-from opusd.agents.traces import bearers
+from opusd.agents.traces import bearers, named
 from opusd.testing.bench import Bench
 
 
@@ -85,11 +86,50 @@ async def test_an_argument_over_128_kib_is_a_spawn_failure_with_e2big(bench: Ben
     assert (await bench.ended()).exit.errno == 7
 
 
-async def test_runs_that_can_not_be_written_are_a_spawn_failure(bench: Bench) -> None:
-    (bench.runs / "1").write_text("a file where a folder is to be")
+@pytest.mark.parametrize(("place", "code"), [("1", errno.ENOTDIR), ("1/1", errno.EEXIST)])
+async def test_a_file_where_a_folder_is_to_be_is_a_spawn_failure_that_names_it(
+    bench: Bench, place: str, code: int
+) -> None:
+    (bench.runs / place).parent.mkdir(exist_ok=True)
+    (bench.runs / place).write_text("a file where a folder is to be")
     bench.start("true")
-    assert (await bench.ended()).exit.kind == "spawn"
+    words = f"cannot start: its folder {bench.place()} can't be made: {named(code)}"
+    assert (await bench.ended()).exit == Exit(kind="spawn", errno=code, message=words)
     assert bench.pool.running() == []
+
+
+async def test_runs_that_are_gone_are_a_spawn_failure_that_names_them(bench: Bench) -> None:
+    bench.runs.rename(bench.folder / "gone")
+    bench.start("true")
+    exit_ = (await bench.ended()).exit
+    assert (exit_.kind, exit_.errno) == ("spawn", errno.ENOENT)
+    assert str(bench.runs / "1") in exit_.message
+
+
+@pytest.fixture
+def unwritable(bench: Bench) -> Iterator[Path]:
+    """The attempt's folder is there, and nothing can be made in it."""
+    place = bench.place()
+    place.mkdir(parents=True)
+    if os.geteuid() != 0:
+        place.chmod(0o500)
+        yield place
+        place.chmod(0o700)
+        return
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(place)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("root writes everywhere, and can't mount here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+async def test_a_folder_in_which_nothing_can_be_written_is_a_spawn_failure_that_says_why(
+    bench: Bench, unwritable: Path
+) -> None:
+    bench.start("true")
+    exit_ = (await bench.ended()).exit
+    assert (exit_.kind, exit_.errno) == ("spawn", errno.EROFS if os.geteuid() == 0 else errno.EACCES)
+    assert exit_.message == f"cannot start: nothing can be written in {unwritable}: {named(exit_.errno or 0)}"
 
 
 async def test_the_agent_works_in_its_workdir_with_exactly_its_environment(bench: Bench) -> None:
@@ -273,8 +313,8 @@ async def test_fifty_attempts_at_once_leave_no_zombie_and_no_open_descriptor(ben
     bench.start("true", job=1001)  # the launcher answers in order: by now it has reaped the others
     await bench.ended(1001)
     assert [pid for pid in shims if state(pid) == "Z"] == []
-    # The standard ones, the socket, two for the shim that waits, and at most the last attempt's pidfd.
-    assert open_descriptors(bench.pool.launcher_pid) <= 7
+    # The standard ones, the socket, three for the shim that waits, and at most the last attempt's pidfd.
+    assert open_descriptors(bench.pool.launcher_pid) <= 8
     assert not bench.pool.running()
 
 

@@ -7,10 +7,12 @@ from functools import partial
 import pytest
 from msgspec.structs import replace
 
+from opusd.agents.traces import named
 from opusd.core import admission, commands, scheduler, sizes
 from opusd.core.admission import Facts
 from opusd.core.attempts import MAX_LOSSES
 from opusd.core.errors import InvalidParams, StorageUnavailable
+from opusd.core.explain import reason
 from opusd.core.lifecycle import Status
 from opusd.dispatcher.tokens import Attempts
 from opusd.store.base import CommitFailed
@@ -332,6 +334,48 @@ async def test_after_a_spawn_for_which_the_machine_had_no_room_nothing_starts_fo
     await engines.launched(3)
     assert started(engines) == [(1, 1), (1, 2), (2, 1)]
     assert (engines.state.jobs[1].losses, engines.state.jobs[1].retries) == (0, 0)
+
+
+FULL = "cannot start: its folder /runs/1/1 can't be made: No space left on device (ENOSPC)"
+
+
+async def test_while_a_fault_of_the_machine_lasts_the_tries_back_off_and_the_job_says_what_it_is(engines):
+    await engines.begin()
+    await engines.submit()
+    queued_at = engines.state.jobs[1].queued_at
+    for attempt, pause in enumerate([1, 2, 4, 8, 16, 30, 30], start=1):
+        await engines.launched(attempt)
+        engines.pool.fail_to_spawn(1, attempt, errno=errno.ENOSPC, message=FULL)
+        await engines.until(lambda: status_of(engines, 1) is Status.QUEUED)
+        assert FULL in reason(engines.state, engines.state.jobs[1], engines.clock.now())
+        async with asyncio.timeout(BOUND):
+            await engines.clock.until_waiting()
+        engines.clock.advance(pause - 0.01)
+        await turns(20)
+        assert len(engines.pool.launches) == attempt
+        engines.clock.advance(0.02)
+    await engines.launched(8)
+    job = engines.state.jobs[1]
+    assert (job.losses, job.retries, job.queued_at) == (0, 0, queued_at)
+    said = [fields["message"] for name, fields in engines.log if name == "machine.full"]
+    assert said == [FULL] * 7
+    put_back = [event for event in engines.events if event.kind == "job.queued"]
+    assert {event.detail["put_back"] for event in put_back} == {FULL}
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT])
+async def test_a_folder_that_can_not_be_made_is_a_failure_of_class_spawn_with_its_path_and_retried_as_such(
+    engines, code
+):
+    message = f"cannot start: its folder /runs/1/1 can't be made: {named(code)}"
+    await engines.begin()
+    await engines.submit(agent="exec", command=["true"])
+    await engines.launched(1)
+    engines.pool.fail_to_spawn(1, errno=code, message=message)
+    await engines.until(lambda: status_of(engines, 1) is None)
+    error = (await record(engines, 1)).outcome.error
+    assert (error["class"], error["message"]) == ("spawn", message)
+    assert engines.state.breather is None
 
 
 async def test_a_program_that_is_not_there_is_the_jobs_own_failure(engines):
