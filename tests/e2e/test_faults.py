@@ -5,14 +5,18 @@ import os
 import pty
 import select
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from opus_client import RpcError
+from tests.e2e.conftest import soon
 
 # --- bad input ------------------------------------------------------------------------------------------
 
@@ -106,6 +110,16 @@ def test_an_agent_that_is_retried_is_retried_when_its_program_is_not_there(build
     assert house.ended(house.submit(prompt="x", agent="a"))["attempts"] == 3
 
 
+def kept(house, job, word):
+    """What keeps a job that was put back from running, once that has this word in it."""
+
+    def look():
+        found = house("job.why", id=job["id"])["constraints"]
+        return [one for one in found if word in one["detail"] and one["detail"] in (house.get(job)["reason"] or "")]
+
+    return soon(look)[0]
+
+
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace makes fork fail")
 def test_a_job_for_which_the_machine_has_no_process_is_put_back_and_runs_when_there_is_one(house):
     launcher, _ = house.spare()
@@ -119,14 +133,62 @@ def test_a_job_for_which_the_machine_has_no_process_is_put_back_and_runs_when_th
     try:
         house.end_spare()
         job = house.submit("true", max_retries=0)
-        waiting = house.until(lambda: (one := house.get(job))["attempts"] and one["status"] == "queued" and one)
-        assert "no room" in waiting["reason"]
+        assert "no process for it" in kept(house, job, "EAGAIN")["detail"]
     finally:
         tracer.terminate()
         tracer.communicate(timeout=10)
     done = house.ended(job)
     assert (done["status"], done["retries"]) == ("completed", 0)
     assert done["attempts"] > 1
+
+
+@pytest.fixture
+def full(house):
+    """The house with a disk of its own for what attempts leave, which is full; and what fills it."""
+    runs = house.state / "runs"
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(runs)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("only root can mount a small disk")
+    fill = runs / "fill"
+    with fill.open("ab", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"f" * 4096)
+    yield house, fill
+    subprocess.run(["umount", "-l", str(runs)], check=True)
+
+
+def test_a_job_for_which_the_disk_has_no_room_says_so_and_runs_when_there_is_some(full):
+    house, fill = full
+    job = house.submit("true", max_retries=0)
+    folder = str(house.state / "runs" / str(job["id"]))
+    told = kept(house, job, "No space left on device (ENOSPC)")
+    assert (told["kind"], folder in told["detail"], told["until"] is not None) == ("machine", True, True)
+    assert any("ENOSPC" in word for word in house("system.info")["degraded"])
+    assert any("machine.full" in line and "ENOSPC" in line and folder in line for line in house.said().splitlines())
+    fill.unlink()
+    done = house.ended(job)
+    assert (done["status"], done["retries"]) == ("completed", 0)
+
+
+def test_a_job_whose_folder_can_not_be_made_fails_and_names_it_and_runs_once_that_is_put_right(house):
+    house.ended(house.submit("true"))
+    place = house.state / "runs" / "2"
+    place.write_text("a file where a folder is to be")
+    failed = house.ended(house.submit("true"))
+    assert (failed["id"], failed["status"], failed["error"]["class"]) == (2, "failed", "spawn")
+    assert failed["error"]["message"] == f"cannot start: its folder {place}/1 can't be made: Not a directory (ENOTDIR)"
+    assert house.ended(house.submit("true"))["status"] == "completed"
+    place.unlink()
+    house("job.retry", ids=[2])
+    assert house.ended(2)["status"] == "completed"
+
+
+def test_a_waiting_shim_that_was_stopped_keeps_no_job_waiting(house):
+    _, spare = house.spare()
+    os.kill(spare, signal.SIGSTOP)
+    job = house.ended(house.submit("true"))
+    assert (job["status"], job["attempts"]) == ("completed", 1)
+    soon(lambda: not Path(f"/proc/{spare}").exists())
 
 
 def test_terminal_escapes_of_a_job_never_reach_a_terminal_raw(commons):
