@@ -130,7 +130,9 @@ def _env(args: Namespace) -> dict[str, Any]:
 
 
 def like(job: Job, given: Spec) -> Spec:
-    """The spec of a job like another one, with `given` over it."""
+    """The spec of a job like another one, with `given` over it; a usage error where the daemon showed it in part."""
+    if job.get("shortened"):
+        raise UsageError(f"job {job['id']} is too long to be shown whole, and so to be copied: submit it anew")
     copied = {name: job[name] for name in COPIED if job.get(name) not in (None, [], {}, False)}
     if "prompt" in given or "command" in given:
         copied.pop("prompt", None)

@@ -48,7 +48,9 @@ JOB_SUBMIT_BATCH = Method(
     "write",
     _ADMIT,
 )
-JOB_GET = Method("job.get", p.JobGet, Job, "One job, with everything.", errors=(InvalidParams, NotFound))
+JOB_GET = Method(
+    "job.get", p.JobGet, Job, "One job, with everything that one reply holds.", errors=(InvalidParams, NotFound)
+)
 JOB_LIST = Method(
     "job.list",
     p.JobList,

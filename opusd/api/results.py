@@ -17,7 +17,7 @@ class Done(msgspec.Struct):
 class Submitted(msgspec.Struct, kw_only=True):
     """`created` is false when the key was in use: then `job` is the key's.
 
-    `shortened`: one reply would not hold the job as it is, so it has only what every job has, and no long text.
+    `shortened`: one reply would not hold the job as it is, so what is long in it is cut.
     """
 
     job: Job
@@ -27,7 +27,7 @@ class Submitted(msgspec.Struct, kw_only=True):
 
 class SubmittedBatch(msgspec.Struct, kw_only=True):
     """`shortened`: one reply would not hold the jobs as they are, so they have only what every job has and their keys,
-    and no long text; job.get has all.
+    and no long text; job.get has more.
     """
 
     jobs: list[Submitted]

@@ -226,7 +226,11 @@ class Policy(msgspec.Struct, gc=False, kw_only=True):
 
 
 class Job(msgspec.Struct, gc=False, kw_only=True):
-    """A job as it stands. `position` is its rank in its lane, `ahead` how many are before it over all lanes."""
+    """A job as it stands. `position` is its rank in its lane, `ahead` how many are before it over all lanes.
+
+    `shortened`: one reply would not hold it as it is, so long texts end in `…`, and long lists and objects have only
+    the first of what they had.
+    """
 
     id: int
     status: StatusWord
@@ -290,6 +294,7 @@ class Job(msgspec.Struct, gc=False, kw_only=True):
     metadata: dict[str, Any] | UnsetType = UNSET
     verify_output: str | UnsetType | None = UNSET
     result: Result | UnsetType | None = UNSET
+    shortened: bool | UnsetType = UNSET
 
 
 class Attempt(msgspec.Struct, kw_only=True):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from opusd.core import commands
 from opusd.core.access import require_person
 from opusd.core.errors import InvalidParams
+from opusd.dispatcher.shorter import shorter
 
 if TYPE_CHECKING:
     from opusd.api import params as p
@@ -20,6 +21,8 @@ _LONGEST: Final = 64 << 10
 
 
 class AnswerVerbs:
+    job_answer_shorter = staticmethod(shorter)
+
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 

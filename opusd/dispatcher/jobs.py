@@ -21,7 +21,8 @@ from opusd.core.times import parse_duration
 from opusd.dispatcher.desk import Desk, Ref, Session, one_of
 from opusd.dispatcher.intake import Intake, check_objects, read
 from opusd.dispatcher.learning import REREADS, learn
-from opusd.dispatcher.views import NOTHING, Snapshot, brief, snapshot, view
+from opusd.dispatcher.shorter import brief, shorter
+from opusd.dispatcher.views import NOTHING, Snapshot, snapshot, view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,6 +37,9 @@ Admitted = tuple[Snapshot, Spec] | int
 
 
 class JobVerbs:
+    job_submit_shorter = job_hold_shorter = job_release_shorter = job_cancel_shorter = staticmethod(shorter)
+    job_retry_shorter = job_update_shorter = staticmethod(shorter)
+
     def __init__(self, desk: Desk, intake: Intake) -> None:
         self._desk = desk
         self._intake = intake
@@ -60,11 +64,8 @@ class JobVerbs:
                 error.data["path"] = paths[index] + path[1:]  # whoever refused it knew the entry alone
             raise
 
-    def job_submit_shorter(self, result: results.Submitted) -> dict[str, Any]:
-        """The job is entered: whoever sent it learns its id, however long it is."""
-        return {"job": brief(result.job), "created": result.created, "shortened": True}
-
     def job_submit_batch_shorter(self, result: results.SubmittedBatch) -> dict[str, Any]:
+        """The jobs are entered: whoever sent them learns their ids, however long they are."""
         jobs = [{"job": brief(one.job), "created": one.created} for one in result.jobs]
         return {"jobs": jobs, "shortened": True}
 

@@ -18,6 +18,7 @@ from opusd.core.order import job_of
 from opusd.core.times import from_rfc3339, parse_duration, to_rfc3339
 from opusd.dispatcher.desk import Desk, Session, as_tuple, that_fit
 from opusd.dispatcher.intake import read
+from opusd.dispatcher.shorter import shorter
 from opusd.dispatcher.views import Snapshot, attempt_view, event_view, snapshot, time_view
 from opusd.store.base import Query, sort_values
 
@@ -42,6 +43,8 @@ class ReadVerbs:
 
     `begun(job, seconds)` waits, for so long at most, until a job has had an attempt or has ended.
     """
+
+    job_get_shorter = job_list_shorter = staticmethod(shorter)
 
     def __init__(
         self,

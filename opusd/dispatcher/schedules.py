@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from opusd.api import results
 from opusd.core.access import require_person
+from opusd.dispatcher.shorter import shorter
 
 if TYPE_CHECKING:
     from opusd.api import params as p
@@ -32,6 +33,8 @@ class Schedules(Protocol):
 
 
 class ScheduleVerbs:
+    schedule_run_shorter = staticmethod(shorter)
+
     def __init__(self, desk: Desk, schedules: Schedules) -> None:
         self._desk = desk
         self._schedules = schedules

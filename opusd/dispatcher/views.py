@@ -124,19 +124,6 @@ def view(
     return shown
 
 
-_BRIEF: Final = tuple(field.name for field in msgspec.structs.fields(wire.Job) if field.required or field.name == "key")
-_BRIEF_TEXT: Final = 100
-
-
-def brief(shown: wire.Job) -> dict[str, Any]:
-    """What every Job has, its key, and its texts cut short: a reply holds a thousand of any."""
-    found = {name: getattr(shown, name) for name in _BRIEF}
-    for name in ("reason", "title", "type", "cwd"):
-        if len(found[name]) > _BRIEF_TEXT:
-            found[name] = found[name][: _BRIEF_TEXT - 1] + "…"
-    return found
-
-
 _blanks: dict[int, tuple[Terms, wire.Job]] = {}
 _MOST_BLANKS: Final = 4096
 

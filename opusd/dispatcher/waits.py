@@ -14,6 +14,7 @@ from opusd.core.lifecycle import FINAL, Status
 from opusd.core.times import parse_duration
 from opusd.dispatcher.desk import no_group, one_of
 from opusd.dispatcher.intake import read
+from opusd.dispatcher.shorter import shorter
 from opusd.store.base import Query
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ MAX_JOBS: Final = 1000
 
 
 class Waits:
+    job_wait_shorter = staticmethod(shorter)
+
     def __init__(self) -> None:
         self._desk: Desk | None = None
         self._by_job: dict[int, dict[asyncio.Event, None]] = {}  # woken in the order in which they came

@@ -22,6 +22,7 @@ from opusd.core.times import SECOND, from_rfc3339, parse_duration, to_rfc3339
 from opusd.dispatcher.claims import Asked, Claims, Taken
 from opusd.dispatcher.intake import read
 from opusd.dispatcher.prompts import prompt_for
+from opusd.dispatcher.shorter import shorter
 from opusd.dispatcher.tokens import hash_token
 from opusd.dispatcher.views import NOTHING, Snapshot, snapshot, view
 
@@ -49,6 +50,9 @@ class _Answer(NamedTuple):
 
 
 class WorkerVerbs:
+    worker_complete_shorter = worker_fail_shorter = staticmethod(shorter)
+    worker_release_shorter = worker_ask_shorter = staticmethod(shorter)
+
     def __init__(self, desk: Desk, hearing: Hearing, roll: Roll) -> None:
         self._desk = desk
         self._hearing = hearing

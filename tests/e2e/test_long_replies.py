@@ -35,8 +35,8 @@ def test_a_batch_is_answered_whatever_its_jobs_wait_for_and_are_called(house):
     named = {"title": "\x01" * 200, "type": "\x01" * 200, "group": "\x01" * 30, "cwd": "/" + "\x01" * 90}
     specs = [{"agent": "pull", "key": f"{number:03}" + "\U0001f600" * 197, **named} for number in range(900)]
     assert len(house("job.submit_batch", jobs=specs)["jobs"]) == 900
-    one = house("job.submit", agent="pull", prompt="\x01" * 690_000, cwd="/" + "d" * 50_000, key="huge")
-    assert (one["job"]["id"], one["created"]) == (1702, True)
+    one = house("job.submit", agent="pull", prompt="\x01" * 690_000, cwd="/" + "d" * 53_700, key="huge")
+    assert (one["job"]["id"], one["created"], one["shortened"]) == (1702, True, True)
 
 
 def test_the_status_shows_as_many_as_a_line_holds_of_those_that_run(house):
@@ -50,3 +50,37 @@ def test_the_status_shows_as_many_as_a_line_holds_of_those_that_run(house):
         assert [job["id"] for job in status["running"]] == list(range(1, len(status["running"]) + 1))
         assert len(status["running"]) + status["omitted"] == status["counts"]["status"]["running"] == 1000
         assert LINE_LIMIT // 2 < len(encode(status)) < LINE_LIMIT
+
+
+def test_a_job_that_no_line_holds_can_be_looked_at_and_steered_all_the_same(house):
+    prompt = "line\n" + "\x01" * 690_000
+    given = {"agent": "pull", "prompt": prompt, "cwd": "/" + "d" * 53_700, "payload": {"a": 1}, "labels": ["x"]}
+    number = house("job.submit", **given, held=True, group="long")["job"]["id"]
+    for job in (
+        house("job.get", id=number),
+        house("job.list", full=True)["jobs"][0],
+        house("job.update", id=number, labels=["y"]),
+        house("job.release", id=number),
+        house("job.hold", group="long")["jobs"][0],
+        house("job.wait", ids=[number], timeout=0)["jobs"][0],
+        house("job.cancel", id=number),
+    ):
+        assert (job["id"], job["shortened"], job["payload"], job["version"] > 0) == (number, True, {"a": 1}, True)
+        assert prompt.startswith(job["prompt"].removesuffix("…"))
+        assert job["prompt"].endswith("\x01…")
+        assert job["cwd"].endswith("d…")
+        assert len(encode(job)) < 100_000
+    assert house("job.get", id=number)["labels"] == ["y"]
+    assert house("job.retry", ids=[number])["jobs"][0]["status"] == "queued"
+    assert "shortened" not in house("job.submit", command=["true"], held=True)["job"]
+
+
+def test_what_a_worker_made_of_a_long_job_is_kept_and_shown(house):
+    house("job.submit", agent="pull", prompt="\x01" * 600_000)
+    [claim] = house("worker.claim", worker="w", agents=["pull"])["claims"]
+    assert len(claim["job"]["prompt"]) == 600_000
+    result = {"summary": "done", "data": {"few": 1, "many": "\x02" * 150_000}}
+    done = house("worker.complete", id=1, token=claim["token"], result=result)["job"]
+    assert (done["status"], done["shortened"], done["result"]["summary"]) == ("completed", True, "done")
+    assert done["result"]["data"]["few"] == 1
+    assert house("job.get", id=1) == done

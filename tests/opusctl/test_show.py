@@ -206,3 +206,11 @@ def test_a_job_that_a_worker_holds_shows_which_one(opusctl, daemon, job):
         "job.history": {"events": [], "attempts": [], "chain": [5]},
     }
     assert re.search(r"worker +gpu-1\n", opusctl("show", "5").out)
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_job_that_is_shown_in_part_says_so_beside_the_data(words, opusctl, daemon, job):
+    daemon.answers["job.get"] = job(5, prompt="fix…", shortened=True)
+    ran = opusctl("show", "5", *words)
+    assert (ran.code, "longer than a reply may be" in ran.out) == (0, False)
+    assert "longer than a reply may be" in ran.err

@@ -211,6 +211,13 @@ def test_like_copies_a_job_and_options_change_the_copy(opusctl, accepting, job):
     assert not {"key", "depends_on", "boost", "source", "parent"} & set(spec)
 
 
+def test_a_job_that_was_shown_in_part_is_not_copied(opusctl, daemon, job):
+    daemon.answers["job.get"] = job(12, prompt="fix…", shortened=True)
+    ran = opusctl("submit", "--like", "12")
+    assert (ran.code, ran.out) == (2, "")
+    assert "too long to be shown whole" in ran.err
+
+
 def test_a_command_like_a_prompt_takes_neither_its_prompt_nor_its_agent(opusctl, accepting, job):
     accepting.answers["job.get"] = job(12, prompt="old")
     assert opusctl("submit", "--like", "12", "--", "make").code == 0

@@ -42,6 +42,10 @@ def run(session: Session, args: Namespace) -> int:
             if shown:
                 screen.line("")
             Page(screen, job, full=args.full).print(_attempts(session, job))
+        if job.get("shortened"):
+            screen.talk(
+                f"job {job['id']} is longer than a reply may be: of its long texts and lists the first part is shown"
+            )
         shown += 1
 
     _, code = each(session, args.ids, show)
