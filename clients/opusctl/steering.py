@@ -26,7 +26,7 @@ def steer(session: Session, method: str, args: Namespace, asked: dict[str, Any])
     if bool(args.ids) == (args.group is not None):
         raise UsageError("say which jobs: ids or --group NAME", hint=f"see opusctl {method.partition('.')[2]} --help")
     if args.group is not None:
-        tell_group(session, session.call(method, {"group": args.group, **asked}))
+        tell_group(session, args.group, session.call(method, {"group": args.group, **asked}))
         return OK
 
     def one(job: Ref) -> None:
@@ -36,11 +36,13 @@ def steer(session: Session, method: str, args: Namespace, asked: dict[str, Any])
     return code
 
 
-def tell_group(session: Session, reply: Any) -> None:
+def tell_group(session: Session, group: str, reply: Any) -> None:
     """A group's reply: its jobs, or a summary of whatever form."""
     if session.screen.as_json:
         session.screen.json(reply)
     elif isinstance(reply, dict) and isinstance(reply.get("jobs"), list):
         tell(session.screen, reply["jobs"])
+        if not reply["jobs"]:
+            session.screen.talk(f"nothing to do: none of the jobs of the group {group} is in a state for that")
     elif isinstance(reply, dict) and "id" in reply:
         tell(session.screen, [reply])

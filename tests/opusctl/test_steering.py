@@ -32,6 +32,14 @@ def test_a_group_is_steered_by_one_call(opusctl, daemon, job):
     assert daemon.sent("job.cancel") == [{"group": "nightly"}]
 
 
+def test_a_group_of_which_no_job_can_be_steered_is_said_so(opusctl, daemon):
+    daemon.answers["job.cancel"] = {"jobs": [], "omitted": 0}
+    ran = opusctl("cancel", "--group", "nightly")
+    assert (ran.code, ran.out) == (0, "")
+    assert "none of the jobs of the group nightly" in ran.err
+    assert opusctl("cancel", "--group", "nightly", "-q").err == ""
+
+
 def test_one_that_refuses_does_not_keep_the_others_from_it(opusctl, daemon, job, refusal):
     def cancel(params):
         if params["id"] == 4:
