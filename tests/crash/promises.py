@@ -90,8 +90,9 @@ async def rest(client, account):
         with suppress(RpcError):  # its lease is over, or it was complete and nobody heard
             await client.call("worker.complete", id=claim["job"]["id"], token=token)
     while time.monotonic() < end:
+        owed = await owes(client)  # asked first: what fires after that is seen among those left
         left = (await client.call("job.list", limit=1000, status=[*ALIVE]))["jobs"]
-        if not left and not await owes(client):
+        if not left and not owed:
             return []
         for job in left:
             with suppress(RpcError):
