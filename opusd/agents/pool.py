@@ -22,6 +22,7 @@ from opusd.agents.reader import OutputReader
 from opusd.agents.result import NAME as RESULT_NAME
 from opusd.agents.spec import Adopted, Chunk, Ended, Exit, Launch, NeverRan, Report, Started
 from opusd.agents.watch import OutputWatch
+from opusd.core.errors import InternalError
 from opusd.threads import started
 
 T = TypeVar("T")
@@ -63,8 +64,14 @@ class AgentPool:
         self._watch.open()
         self.punches_holes = await self._in_thread(partial(machine.punches_holes, self._runs))
         self._scope = machine.scope_program(os.environ)
-        async with asyncio.timeout(_OPEN_SECONDS):
-            await self._ready.wait()
+        try:
+            async with asyncio.timeout(_OPEN_SECONDS):
+                await self._ready.wait()
+        except TimeoutError:
+            message = (
+                f"the launcher of agents did not answer for {_OPEN_SECONDS:g} s: is it stopped, or the machine busy?"
+            )
+            raise InternalError(message) from None
 
     async def close(self) -> None:
         """Stop watching; agents live on."""

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from opusd.agents import launcher
+from opusd.agents import launcher, pool
 from opusd.agents.spec import Exit, Started
 from opusd.agents.traces import bearers, named
+from opusd.core.errors import InternalError
 from opusd.testing.bench import Bench
 
 
@@ -410,3 +411,16 @@ async def test_a_shim_that_ends_before_its_claim_says_nothing_of_the_job(
     await bench.pool.close()
     assert (ended.exit.kind, ended.exit.errno) == ("spawn", errno.EAGAIN)
     assert "before it could claim" in ended.exit.message
+
+
+async def test_a_launcher_that_never_answers_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf = tmp_path / "deaf.py"
+    deaf.write_text("import sys; sys.stdin.read()")
+    monkeypatch.setattr(launcher, "_PROGRAM", deaf)
+    monkeypatch.setattr(pool, "_OPEN_SECONDS", 0.1)
+    agents = pool.AgentPool(runs=tmp_path / "runs", report=lambda _: None)
+    try:
+        with pytest.raises(InternalError, match=r"the launcher of agents did not answer for 0\.1 s"):
+            await agents.open()
+    finally:
+        await agents.close()
