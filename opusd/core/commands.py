@@ -332,7 +332,8 @@ def _edited_terms(state: State, job: Job, spec: Spec, edit: Edit) -> Terms:
         terms = replace(terms, expires_in=edit.expires_in)
     if edit.max_retries is not UNSET:
         retry, policy = with_retries(terms.policy or terms.retry, edit.max_retries)
-        terms = replace(terms, retry=retry, policy=policy)
+        if policy is None or retry != job.terms.retry:  # the number that it has already says nothing new
+            terms = replace(terms, retry=retry, policy=policy)
     labels = spec.labels if edit.labels is UNSET else edit.labels
     return intern(replace(terms, labels=kept_labels(agents[terms.agent], labels)))
 

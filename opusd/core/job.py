@@ -80,7 +80,7 @@ class Terms(msgspec.Struct, frozen=True, gc=False):
     timeout: int | None = None
     expires_in: int | None = None
     retry: Policy = Policy()
-    policy: Policy | None = None  # what `retry` is without the job's own max_retries, where that makes a difference
+    policy: Policy | None = None  # what `retry` is without the job's own max_retries, where it has one
     route: str | None = None  # the name of the route that chose the agent
     submitted_by: str = "user:0"
     labels: tuple[str, ...] = ()  # sorted; of jobs that workers claim, for they may ask for labels

@@ -66,10 +66,10 @@ PRESETS: Final = {
 
 
 def with_retries(policy: Policy, max_retries: int | None) -> tuple[Policy, Policy | None]:
-    """(what holds, the policy itself where that is another): a job's max_retries beats its policy's."""
-    if max_retries is None or max_retries == policy.max_retries:
+    """(what holds, the policy itself where the job has a number of its own): its max_retries beats its policy's."""
+    if max_retries is None:
         return policy, None
-    strategy = Strategy.EXPONENTIAL if policy.strategy is Strategy.NONE else policy.strategy
+    strategy = Strategy.EXPONENTIAL if max_retries and policy.strategy is Strategy.NONE else policy.strategy
     return msgspec.structs.replace(policy, strategy=strategy, max_retries=max_retries), policy
 
 

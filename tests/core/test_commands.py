@@ -284,6 +284,24 @@ def test_another_agent_brings_its_policy_and_the_jobs_own_max_retries_stay() -> 
     assert world.update(own, agent="codex", max_retries=None).terms.retry == PRESETS["default"]
 
 
+@pytest.mark.parametrize("later", [False, True], ids=["submitted", "edited"])
+def test_max_retries_that_a_job_asked_for_stay_where_they_are_what_its_policy_has_anyway(later: bool) -> None:
+    agents = {"claude": Agent("claude", retry=PRESETS["fast"]), "codex": Agent("codex", retry=PRESETS["slow"])}
+    world = World(limits(agents=agents))
+    number = PRESETS["fast"].max_retries
+    job = world.submit(agent="claude", max_retries=9 if later else number)
+    if later:
+        world.update(job, max_retries=number)
+    assert world.update(job, agent="codex").terms.retry.max_retries == number
+    assert world.update(job, max_retries=None).terms.retry == PRESETS["slow"]
+
+
+def test_max_retries_that_a_job_has_by_its_policy_are_nothing_new() -> None:
+    world = World()
+    job = world.submit(agent="claude")
+    assert world.update(job, max_retries=job.terms.retry.max_retries) == job
+
+
 SAME: dict[str, object] = {
     "title": "do it", "labels": ["l"], "metadata": {"m": 1}, "timeout": MINUTE, "tier": Tier.URGENT, "boost": 3,
     "needs": {"gpu": 1}, "prompt": "do it", "agent": "claude", "expires_in": HOUR, "max_retries": 9, "run_at": None,
