@@ -99,5 +99,7 @@ class Attempt:
         return True
 
     def read_orders(self) -> None:
-        """What an earlier daemon ordered still holds."""
-        self.orders = {**read_orders(self.folder)}
+        """What an earlier daemon ordered still holds, beside what was ordered since; the earlier kill counts."""
+        before = read_orders(self.folder)
+        kills = [at for orders in (before, self.orders) if (at := orders.get("kill_at")) is not None]
+        self.orders = {**before, **self.orders, **({"kill_at": min(kills)} if kills else {})}

@@ -17,10 +17,11 @@ from typing import TypeVar
 
 from opusd.agents import kernel, machine, output, traces
 from opusd.agents.attempt import Attempt, Key, Stage
+from opusd.agents.inquiry import Inquiry
 from opusd.agents.launcher import Launcher, Message
 from opusd.agents.reader import OutputReader
 from opusd.agents.result import NAME as RESULT_NAME
-from opusd.agents.spec import Adopted, Chunk, Ended, Exit, Launch, NeverRan, Report, Started
+from opusd.agents.spec import Adopted, Chunk, Ended, Exit, Launch, NeverRan, Report, Started, Unknown
 from opusd.agents.watch import OutputWatch
 from opusd.core.errors import InternalError
 from opusd.threads import started
@@ -31,6 +32,7 @@ _OPEN_SECONDS = 20.0
 _RELAUNCH_SECONDS = 1.0
 _LOCK_SECONDS = 1.0
 _RECOVER_SECONDS = 10.0
+_RECORD_TRIES = 4
 
 
 class AgentPool:
@@ -54,6 +56,7 @@ class AgentPool:
         self._watch = OutputWatch(inotify=inotify)
         self._threads = started(8, "opusd-agents")
         self._reader = OutputReader(self._watch, self._threads)
+        self._inquiry = Inquiry(self._threads, unknown=self._tell_unknown, lost=self._lose)
         self._scope: str | None = None
         self._closed = False
 
@@ -62,7 +65,8 @@ class AgentPool:
         self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._start_launcher()
         self._watch.open()
-        self.punches_holes = await self._in_thread(partial(machine.punches_holes, self._runs))
+        punches_holes = partial(machine.punches_holes, self._runs)
+        self.punches_holes = await asyncio.get_running_loop().run_in_executor(self._threads, punches_holes)
         self._scope = machine.scope_program(os.environ)
         try:
             async with asyncio.timeout(_OPEN_SECONDS):
@@ -76,6 +80,7 @@ class AgentPool:
     async def close(self) -> None:
         """Stop watching; agents live on."""
         self._closed = True
+        self._inquiry.close()
         self._reader.close()
         if self._relaunch is not None:
             self._relaunch.cancel()
@@ -113,9 +118,8 @@ class AgentPool:
         except OSError as error:
             self._refused(attempt, error.errno or 0, str(error))
         except Exception as error:  # noqa: BLE001 - a fault of ours: how far it came says the fence
-            work = partial(traces.find, attempt.folder, attempt.attempt_id)
             attempt.stage = Stage.SETTLING
-            self._then(attempt, work, partial(self._found_broken, attempt, f"{type(error).__name__}: {error}"))
+            self._find(attempt, partial(self._found_broken, attempt, f"{type(error).__name__}: {error}"))
 
     def stop(self, job: int, attempt: int, grace: float) -> None:
         """TERM to every process of the attempt, KILL after the grace; a later call may shorten it, not lengthen it.
@@ -137,32 +141,40 @@ class AgentPool:
         """Find out what became of attempts that the registry calls running: (job, attempt, attempt_id, seconds left).
 
         Reports exactly one of Adopted, NeverRan and Ended for each; all are out on return, but for an
-        attempt whose last processes resist being killed for 10 s.
+        attempt whose last processes resist being killed for 10 s, and for those of which nothing can be found out now.
         """
         over: list[asyncio.Future[None]] = []
+        now = asyncio.get_running_loop().time()
         for job, number, attempt_id, left in running:
             key = (job, number)
             assert key not in self._attempts, f"attempt {key} is known already"
             attempt = Attempt(key, attempt_id, self._folder(key), Stage.SETTLING)
             self._attempts[key] = attempt
-            try:
-                found = await self._in_thread(partial(traces.find, attempt.folder, attempt_id))
-            except OSError as error:
-                self._over(attempt, attempt.ended(_lost(error)))
-                continue
-            match found:
-                case traces.Live():
-                    attempt.read_orders()
-                    self._watch_shim(attempt, found.claim.shim, found.pidfd)
-                    self._tell(Adopted(job=job, attempt=number, shim_pid=attempt.shim[0]))
-                    if left is not None:
-                        self.set_deadline(job, number, left)
-                case NeverRan():
-                    self._over(attempt, None)
-                case None:
-                    over.append(self._settle(attempt))
+            await self._find(attempt, partial(self._recovered, attempt, None if left is None else now + left, over))
         if over:
             await asyncio.wait(over, timeout=_RECOVER_SECONDS)
+
+    def _recovered(
+        self,
+        attempt: Attempt,
+        deadline: float | None,
+        over: list[asyncio.Future[None]],
+        found: traces.Live | NeverRan | None,
+    ) -> None:
+        match found:
+            case traces.Live():
+                since = dict(attempt.orders)  # ordered while nothing was known of it
+                attempt.read_orders()
+                self._watch_shim(attempt, found.claim.shim, found.pidfd)
+                self._tell(Adopted(job=attempt.key[0], attempt=attempt.key[1], shim_pid=attempt.shim[0]))
+                if deadline is not None and "deadline" not in since:
+                    self.set_deadline(*attempt.key, max(0.0, deadline - asyncio.get_running_loop().time()))
+                if "kill_at" in since:
+                    attempt.send_end()
+            case NeverRan():
+                self._over(attempt, None)
+            case None:
+                over.append(self._settle(attempt))
 
     def attempt_of(self, pid: int) -> Key | None:
         """The live attempt that a process belongs to: a shim is among its ancestors, start times compared."""
@@ -259,14 +271,17 @@ class AgentPool:
         for attempt in list(self._attempts.values()):
             if attempt.stage is Stage.LAUNCHING:
                 attempt.stage = Stage.SETTLING
-                work = partial(traces.find, attempt.folder, attempt.attempt_id)
-                self._then(attempt, work, partial(self._found_unanswered, attempt))
+                self._find(attempt, partial(self._found_unanswered, attempt))
 
     def _launch_again(self) -> None:
         try:
             self._start_launcher()
         except OSError:
             self._relaunch = asyncio.get_running_loop().call_later(_RELAUNCH_SECONDS, self._launch_again)
+
+    def _find(self, attempt: Attempt, then: Callable[[traces.Live | NeverRan | None], None]) -> asyncio.Future[None]:
+        """What became of it. Unknown is not dead: an attempt that may run is asked after until that can be read."""
+        return self._inquiry.ask(attempt, partial(traces.find, attempt.folder, attempt.attempt_id), then)
 
     def _found_unanswered(self, attempt: Attempt, found: traces.Live | NeverRan | None) -> None:
         match found:
@@ -296,7 +311,11 @@ class AgentPool:
         asyncio.get_running_loop().add_reader(pidfd, self._settle, attempt)
 
     def _look_at_lock(self, attempt: Attempt) -> None:
-        if traces.is_held(attempt.folder):
+        try:
+            held = traces.is_held(attempt.folder)
+        except OSError:
+            held = True  # for all that is known
+        if held:
             attempt.timer = asyncio.get_running_loop().call_later(_LOCK_SECONDS, self._look_at_lock, attempt)
         else:
             self._settle(attempt)
@@ -315,11 +334,11 @@ class AgentPool:
         attempt.stage = Stage.SETTLING
         self._unwatch(attempt)
         work = partial(traces.settle, attempt.folder, *attempt.key, attempt.attempt_id)
-        return self._then(attempt, work, partial(self._settled, attempt))
+        return self._inquiry.ask(attempt, work, partial(self._settled, attempt), tries=_RECORD_TRIES)
 
     def _settled(self, attempt: Attempt, ended: Ended | None) -> None:
         if ended is None and attempt.generation == self._generation:
-            self._then(attempt, partial(traces.hindrance, attempt.folder), partial(self._unclaimed, attempt))
+            self._inquiry.ask(attempt, partial(traces.hindrance, attempt.folder), partial(self._unclaimed, attempt))
         else:
             self._over(attempt, ended)
 
@@ -342,33 +361,13 @@ class AgentPool:
         if not self._closed:
             self._report(report)
 
-    # Threads
+    def _tell_unknown(self, attempt: Attempt, error: OSError) -> None:
+        message = f"nothing can be found out in {attempt.folder}: {error}"
+        self._tell(Unknown(job=attempt.key[0], attempt=attempt.key[1], message=message))
 
-    def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-    def _then(self, attempt: Attempt, work: Callable[[], T], then: Callable[[T], None]) -> asyncio.Future[None]:
-        """Blocking work for an attempt, then its continuation on the loop; a fault in the work is the attempt's end."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def go_on(worked: asyncio.Future[T]) -> None:
-            done.set_result(None)
-            if self._closed or worked.cancelled():
-                return
-            error = worked.exception()
-            if error is None:
-                then(worked.result())
-                return
-            self._over(attempt, attempt.ended(_lost(error)))
-            if not isinstance(error, OSError):
-                raise error
-
-        self._in_thread(work).add_done_callback(go_on)
-        return done
+    def _lose(self, attempt: Attempt, error: BaseException) -> None:
+        lost = Exit(kind="lost", message=f"what it left behind can't be read: {error}")
+        self._over(attempt, attempt.ended(lost))
 
     def _folder(self, key: Key) -> Path:
         return self._runs / str(key[0]) / str(key[1])
-
-
-def _lost(error: BaseException) -> Exit:
-    return Exit(kind="lost", message=f"what it left behind can't be read: {error}")

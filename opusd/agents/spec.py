@@ -73,6 +73,14 @@ class Adopted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     shim_pid: int
 
 
+class Unknown(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What became of an attempt can't be found out now, which says not that it is over: it is asked for again."""
+
+    job: int
+    attempt: int
+    message: str
+
+
 class NeverRan(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """An attempt never began and never will: its fence is up."""
 
@@ -103,7 +111,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     verify_output: str = ""
 
 
-Report = Started | Adopted | NeverRan | Ended
+Report = Started | Adopted | Unknown | NeverRan | Ended
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):

@@ -89,11 +89,13 @@ def put_fence(folder: Path, attempt_id: str) -> bool:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a shim holds the lock of `started`."""
+    """Whether a shim holds the lock of `started`; an OSError leaves that open."""
     try:
         file = os.open(folder / "started", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return False
+        raise
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -104,7 +106,7 @@ def is_held(folder: Path) -> bool:
 
 
 def find(folder: Path, attempt_id: str) -> Live | NeverRan | None:
-    """What became of an attempt that the registry calls running; None: it is over, or lost.
+    """What became of an attempt that the registry calls running; None: it is over, or lost. An OSError says neither.
 
     Putting up the fence is the question: if we could make `started`, no shim ever can. (The ids of NeverRan
     are the caller's to fill in.)
@@ -123,8 +125,15 @@ def find(folder: Path, attempt_id: str) -> Live | NeverRan | None:
 
 
 def settle(folder: Path, job: int, attempt: int, attempt_id: str) -> Ended | None:
-    """How an attempt ended whose shim is over; what a shim left running is ended first. None: it never began."""
-    claim = read_claim(folder)
+    """How an attempt ended whose shim is over; what a shim left running is ended first. None: it never began.
+
+    After an OSError nothing of it runs either.
+    """
+    try:
+        claim, record = read_claim(folder), read_record(folder)
+    except OSError:
+        bury(Claim(), attempt_id)
+        raise
     if claim is None:
         with contextlib.suppress(OSError):  # its shim is over: there is nobody who could claim it
             put_fence(folder, attempt_id)
@@ -134,7 +143,6 @@ def settle(folder: Path, job: int, attempt: int, attempt_id: str) -> Ended | Non
         return Ended(job=job, attempt=attempt, exit=Exit(kind="spawn", errno=errno.EEXIST, message=message))
     if claim.never:
         return None
-    record = read_record(folder)
     if record is None:
         bury(claim, attempt_id)
         lost = Exit(kind="lost", message="its shim ended without a record; what was left of the attempt was killed")

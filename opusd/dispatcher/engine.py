@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opusd.agents.adapters.text import Text
 from opusd.agents.follow import Follower, Listening
-from opusd.agents.spec import Adopted, Ended, Launch, NeverRan, Report, Started
+from opusd.agents.spec import Adopted, Ended, Launch, NeverRan, Report, Started, Unknown
 from opusd.core import attempts, breather, scheduler
 from opusd.core.attempts import End
 from opusd.core.job import Job, Outcome
@@ -296,6 +296,10 @@ class Engine:
                     self.spawn(self._follow_adopted(job))
                     if key not in self._stopped:
                         self._stop(job, self._reached(None if job.run is None else job.run.kill_at))
+            case Unknown():
+                self._log(
+                    "attempt.unknown", level="warning", job=report.job, attempt=report.attempt, message=report.message
+                )
             case NeverRan():
                 self._stopped.discard(key)
                 if self._follower is not None:

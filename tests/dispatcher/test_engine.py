@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 from msgspec.structs import replace
 
+from opusd.agents.spec import Unknown
 from opusd.agents.traces import named
 from opusd.core import admission, commands, scheduler, sizes
 from opusd.core.admission import Facts
@@ -492,6 +493,18 @@ async def test_a_stop_that_was_under_way_is_asked_again_of_an_adopted_attempt(st
     await again.until(lambda: status_of(again, 1) is None)
     assert (await record(again, 1)).job.status is Status.CANCELLED
     await again.stop()
+
+
+async def test_an_attempt_of_which_nothing_is_known_keeps_its_place_and_is_told_to_a_person(engines):
+    await engines.begin()
+    await engines.submit()
+    await engines.launched(1)
+    engines.engine.report(Unknown(job=1, attempt=1, message="nothing can be found out in runs/1/1"))
+    await asyncio.wait_for(engines.engine.drained(), BOUND)
+    assert status_of(engines, 1) is Status.RUNNING
+    assert [fields["message"] for name, fields in engines.log if name == "attempt.unknown"] == [
+        "nothing can be found out in runs/1/1"
+    ]
 
 
 async def test_only_the_token_of_a_running_attempt_is_known(engines):
