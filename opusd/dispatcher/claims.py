@@ -10,6 +10,7 @@ import asyncio
 from itertools import count
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from opusd.api.framing import LINE_LIMIT
 from opusd.core import leases
 from opusd.core.attempts import End
 from opusd.core.leases import Wanted
@@ -102,6 +103,15 @@ class Claims:
     def give_back(self, taken: Iterable[Taken]) -> None:
         """Nobody learned that it holds these: they are queued again where they stood."""
         self.unlearned((one.seen.job.id, one.seen.job.attempts) for one in taken)
+
+    def refuse(self, job: int, attempt: int, size: int) -> None:
+        """No reply holds this claim, whoever asks for it: to give it back would be to hand it out again."""
+        message = (
+            f"no worker can be told of it: its claim has {size} bytes, and a line has at most {LINE_LIMIT}: "
+            "submit it with less, or with files in place of texts"
+        )
+        end = End(failure=FailureClass.CONFIG, message=message)
+        self._desk.engine.spawn(self._desk.engine.end(job, attempt, end))
 
     def unlearned(self, held: Iterable[tuple[int, int]]) -> None:
         """The same, of (job, attempt)."""

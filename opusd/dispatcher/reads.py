@@ -44,7 +44,7 @@ class ReadVerbs:
     `begun(job, seconds)` waits, for so long at most, until a job has had an attempt or has ended.
     """
 
-    job_get_shorter = job_list_shorter = staticmethod(shorter)
+    job_get_shorter = job_list_shorter = queue_peek_shorter = queue_status_shorter = staticmethod(shorter)
 
     def __init__(
         self,

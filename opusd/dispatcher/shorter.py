@@ -13,7 +13,7 @@ from msgspec.structs import fields, replace
 from opusd.api import results
 from opusd.api import types as wire
 
-Shown = wire.Job | results.Submitted | results.Finished | results.Jobs | results.JobPage | results.Waited
+Shown = wire.Job | results.Submitted | results.Status | results.Jobs | results.JobPage | results.Waited
 _MOST: Final = 32 << 10
 """Bytes of JSON that one field keeps: of all fields together a line holds twice as much."""
 _LONGEST_ESCAPE: Final = 6
@@ -28,8 +28,8 @@ def shorter(result: Shown) -> Shown:
             return shortened(result)
         case results.Submitted():
             return replace(result, job=shortened(result.job), shortened=True)
-        case results.Finished():
-            return replace(result, job=shortened(result.job))
+        case results.Status():
+            return replace(result, running=[shortened(job) for job in result.running])
         case _:
             return replace(result, jobs=[shortened(job) for job in result.jobs])
 

@@ -11,6 +11,7 @@ from opusd.core.access import require_person
 from opusd.core.errors import InvalidParams, NotFound
 from opusd.core.times import parse_duration
 from opusd.dispatcher.intake import read
+from opusd.dispatcher.shorter import shorter
 
 if TYPE_CHECKING:
     from opusd.api import params as p
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 
 class SteeringVerbs:
+    queue_pause_shorter = queue_resume_shorter = queue_drain_shorter = staticmethod(shorter)
+
     def __init__(self, desk: Desk, reads: ReadVerbs, waits: Waits) -> None:
         self._desk = desk
         self._reads = reads

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from opusd.api import results
+from opusd.api.framing import LINE_LIMIT
 from opusd.core import attempts, leases
 from opusd.core.access import require_person
 from opusd.core.attempts import End
@@ -22,7 +24,7 @@ from opusd.core.times import SECOND, from_rfc3339, parse_duration, to_rfc3339
 from opusd.dispatcher.claims import Asked, Claims, Taken
 from opusd.dispatcher.intake import read
 from opusd.dispatcher.prompts import prompt_for
-from opusd.dispatcher.shorter import shorter
+from opusd.dispatcher.shorter import shortened, shorter
 from opusd.dispatcher.tokens import hash_token
 from opusd.dispatcher.views import NOTHING, Snapshot, snapshot, view
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 _LONGEST_LEASE: Final = 24 * 3600 * SECOND
 _MOST_BYTES: Final = 3 << 20  # of claims in one reply, which has at most 4 MiB
+_MOST_ALONE: Final = LINE_LIMIT - 4096  # of one claim, for the reply has an id too
 _MOST_DATA: Final = 1 << 20
 _LONGEST_TEXT: Final = 64 << 10
 _MOST_OPTIONS: Final = 100
@@ -50,7 +53,6 @@ class _Answer(NamedTuple):
 
 
 class WorkerVerbs:
-    worker_complete_shorter = worker_fail_shorter = staticmethod(shorter)
     worker_release_shorter = worker_ask_shorter = staticmethod(shorter)
 
     def __init__(self, desk: Desk, hearing: Hearing, roll: Roll) -> None:
@@ -145,6 +147,25 @@ class WorkerVerbs:
         self._claims.unlearned((one.job.id, one.attempt) for one in result.claims)
 
     worker_complete_unanswered = worker_fail_unanswered = worker_claim_unanswered
+
+    def worker_claim_shorter(self, result: results.Claims) -> results.Claims:
+        """None of the claims, which go back: an answer to a batch has no room left for them, or no line holds one."""
+        for one in result.claims:
+            size = len(msgspec.json.encode(one))
+            if size > _MOST_ALONE:
+                self._claims.refuse(one.job.id, one.attempt, size)
+            else:
+                self._claims.unlearned([(one.job.id, one.attempt)])
+        return results.Claims(claims=[])
+
+    def worker_complete_shorter(self, result: results.Finished) -> results.Finished:
+        """The job cut; without the claims where they are what is long."""
+        short = replace(result, job=shortened(result.job))
+        if len(msgspec.json.encode(short)) > _MOST_ALONE:
+            short.claims = self.worker_claim_shorter(results.Claims(claims=short.claims)).claims
+        return short
+
+    worker_fail_shorter = worker_complete_shorter
 
     def _shown(self, one: Taken, records: dict[int, Record]) -> results.Claim:
         job = one.seen.job

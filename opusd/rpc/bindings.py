@@ -38,8 +38,8 @@ class Commands(Protocol):
 class Binding(msgspec.Struct, frozen=True):
     """One method with what answers it; `pushes` says that it wants a sink for events, too.
 
-    `unanswered` is told of a result whose reply could not be written; `shorter` is asked for less of one that no
-    line holds.
+    `unanswered` is told of a result whose reply could not be written, or was too long; `shorter` is asked for less of
+    one that no line holds.
     """
 
     method: Method[Any, Any]

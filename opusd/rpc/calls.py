@@ -89,12 +89,17 @@ class Gathering:
         return encode_batch(self._replies) if self.open == 0 and self._replies else None
 
 
-def fitting(call: Call, result: object, reply: bytes, line: int) -> bytes:
-    """The reply; a shorter one when it does not fit and the command can tell how; or an error when no line holds it."""
+def fitting(call: Call, result: object, reply: bytes, line: int) -> tuple[bytes, bool]:
+    """The reply; a shorter one when it does not fit and the command can tell how; or an error when no line holds it.
+
+    And whether it tells the result: in the answer to a batch there may be no room for it.
+    """
     room = line if call.reply_to is None else call.reply_to.room
     if len(reply) > room and call.binding.shorter is not None:
         reply = encode_result(call.id, call.binding.shorter(result))
-    return reply if len(reply) <= line else encode_error(call.id, too_long(len(reply), line))
+    if len(reply) > line:
+        return encode_error(call.id, too_long(len(reply), line)), False
+    return reply, len(reply) <= room
 
 
 def too_long(size: int, limit: int) -> InternalError:

@@ -256,6 +256,7 @@ class Connection(asyncio.Protocol):
     async def _perform(self, call: Call) -> None:
         method = call.binding.method
         sink: EventSink | None = None
+        told = True
         try:
             # Calls of one packet are read together, but what the first sends may be too much already.
             # Waiting here keeps their order: whoever came first is woken first and waits again first.
@@ -269,11 +270,11 @@ class Connection(asyncio.Protocol):
                 result = await call.binding.call(self._session, params)
             reply = encode_result(call.id, result)
             if len(reply) > self._bounds.line or call.reply_to is not None:
-                reply = fitting(call, result, reply, self._bounds.line)
+                reply, told = fitting(call, result, reply, self._bounds.line)
         except OpusError as error:
             reply = encode_error(call.id, error)
             result = None
-        if not self._reply(call, reply) and result is not None and call.binding.unanswered is not None:
+        if not (self._reply(call, reply) and told) and result is not None and call.binding.unanswered is not None:
             call.binding.unanswered(result)
         if sink is not None:
             if isinstance(result, Subscription) and not call.notified:

@@ -1,14 +1,24 @@
 """A Job whose every field is as long as can be is still one that a line holds, several times over."""
 
 import msgspec
+import pytest
 from msgspec.json import encode
 
 from opusd.api import types as wire
 from opusd.api.framing import LINE_LIMIT
+from opusd.api.methods import METHODS
 from opusd.core.job import Job
 from opusd.core.lifecycle import Status
+from opusd.dispatcher.answers import AnswerVerbs
+from opusd.dispatcher.jobs import JobVerbs
+from opusd.dispatcher.reads import ReadVerbs
+from opusd.dispatcher.rooms import offer
+from opusd.dispatcher.schedules import ScheduleVerbs
 from opusd.dispatcher.shorter import shortened
+from opusd.dispatcher.steering import SteeringVerbs
 from opusd.dispatcher.views import Snapshot, view
+from opusd.dispatcher.waits import Waits
+from opusd.dispatcher.workers import WorkerVerbs
 from opusd.testing.records import FULL_OUTCOME, FULL_SPEC, FULL_TERMS
 
 LONG = "\x01" * 700_000
@@ -64,3 +74,28 @@ def test_a_job_that_is_long_everywhere_fits_in_a_line():
     cut = shortened(shown(**everything | {"reason": LONG}, result=wire.Result(summary=LONG, data={"a": LONG})))
     assert len(encode(cut)) < LINE_LIMIT // 2
     assert cut.id == 1
+
+
+def shows_jobs(method):
+    """Whether the method's result has a Job in it, however deep."""
+    todo, seen = [msgspec.inspect.type_info(method.result)], set()
+    while todo:
+        found = todo.pop()
+        match found:
+            case msgspec.inspect.StructType(cls=wire.Job):
+                return True
+            case msgspec.inspect.StructType() if found.cls not in seen:
+                seen.add(found.cls)
+                todo += [field.type for field in found.fields]
+            case msgspec.inspect.ListType():
+                todo.append(found.item_type)
+            case msgspec.inspect.UnionType():
+                todo += found.types
+    return False
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS.values() if shows_jobs(method)], ids=lambda m: m.name)
+def test_every_call_that_shows_jobs_can_show_one_that_no_line_holds(method):
+    rooms = offer([AnswerVerbs, JobVerbs, ReadVerbs, ScheduleVerbs, SteeringVerbs, Waits, WorkerVerbs])
+    assert hasattr(rooms, method.verb)
+    assert hasattr(rooms, f"{method.verb}_shorter")

@@ -1,8 +1,12 @@
 """Replies that one line of 4 MiB would not hold: nothing that was done goes without an answer that says so."""
 
+import json
+import socket
+
 from msgspec.json import encode
 
 from opusd.api.framing import LINE_LIMIT
+from tests.e2e.conftest import soon
 
 LABELS = [f"{number:02}" + "l" * 188 for number in range(19)]
 
@@ -43,7 +47,7 @@ def test_the_status_shows_as_many_as_a_line_holds_of_those_that_run(house):
     specs = [{"agent": "pull", "prompt": "p", "labels": LABELS} for _ in range(1000)]
     house("job.submit_batch", jobs=specs)
     while house("queue.status")["counts"]["status"].get("queued"):
-        assert house("worker.claim", worker="w", agents=["pull"], count=1000, lease=3600)["claims"]
+        assert len(house("worker.claim", worker="w", agents=["pull"], count=500, lease=3600)["claims"]) == 500
     for method in ("queue.pause", "queue.status"):
         status = house(method)
         assert status["paused"]
@@ -84,3 +88,66 @@ def test_what_a_worker_made_of_a_long_job_is_kept_and_shown(house):
     assert (done["status"], done["shortened"], done["result"]["summary"]) == ("completed", True, "done")
     assert done["result"]["data"]["few"] == 1
     assert house("job.get", id=1) == done
+
+
+def _longest(**given):
+    """A submission that fills a line; as a Job, with what every Job has, it is longer than one."""
+    given |= {"verify": ["true", *["\x01" * 131_000] * 5]}
+    room = LINE_LIMIT - len(encode(given)) - 200
+    return {**given, "cwd": "/" + "d" * room}
+
+
+def test_the_queue_is_shown_whatever_is_in_it(house):
+    house("queue.pause")
+    house("job.submit", **_longest(command=["true"]))
+    [job] = house("queue.peek")["jobs"]
+    assert (job["id"], job["shortened"], job["verify"][0]) == (1, True, "true")
+
+
+def test_what_runs_is_shown_however_long_it_is(house):
+    given = _longest(command=["sleep", "60"])
+    given["verify"] += ["v" * (len(given.pop("cwd")) // 3)] * 3
+    house("job.submit", **given, cwd="/")
+    soon(lambda: house("queue.status")["running"])
+    for method in ("queue.status", "queue.pause", "queue.resume"):
+        [job] = house(method)["running"]
+        assert (job["id"], job["shortened"], job["verify"][0]) == (1, True, "true")
+
+
+def test_a_claim_that_no_line_holds_fails_its_job_and_the_others_are_claimed(house):
+    house("job.submit", **_longest(agent="pull", prompt="p"), key="long")
+    house("job.submit", agent="pull", prompt="p")
+    assert house("worker.claim", worker="w", agents=["pull"]) == {"claims": []}
+    job = house("job.wait", ids=["long"], timeout=5)["jobs"][0]
+    assert (job["status"], job["error"]["class"]) == ("failed", "config")
+    assert "no worker can be told of it" in job["error"]["message"]
+    [claim] = house("worker.claim", worker="w", agents=["pull"])["claims"]
+    assert claim["job"]["id"] == 2
+
+
+def test_claims_that_the_answer_to_a_batch_has_no_room_for_go_back_at_once(house):
+    for _ in range(4):
+        house("job.submit", agent="pull", prompt="p" * 1_000_000, payload={"a": "b" * 200_000})
+    asked = {"method": "worker.claim", "params": {"worker": "w", "agents": ["pull"]}}
+    calls = [{"jsonrpc": "2.0", "id": number, **asked} for number in range(4)]
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(15)
+        line.connect(str(house.socket))
+        line.sendall(encode(calls) + b"\n")
+        with line.makefile("rb") as replies:
+            answered = json.loads(next(replies))
+    claims = [claim["job"]["id"] for reply in answered for claim in reply["result"]["claims"]]
+    assert len(claims) == 3
+    [back] = {1, 2, 3, 4} - set(claims)
+    soon(lambda: house("job.get", id=back)["status"] == "queued")
+    [claim] = house("worker.claim", worker="w", agents=["pull"])["claims"]
+    assert claim["job"]["id"] == back
+
+
+def test_who_completes_a_job_and_asks_for_one_that_no_line_holds_gets_none(house):
+    house("job.submit", agent="pull", prompt="p")
+    [held] = house("worker.claim", worker="w", agents=["pull"])["claims"]
+    house("job.submit", **_longest(agent="pull", prompt="p"), key="long")
+    done = house("worker.complete", id=1, token=held["token"], claim={"worker": "w", "agents": ["pull"]})
+    assert (done["job"]["status"], done["claims"]) == ("completed", [])
+    assert house("job.wait", ids=["long"], timeout=5)["jobs"][0]["error"]["class"] == "config"

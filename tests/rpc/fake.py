@@ -23,6 +23,7 @@ class FakeCommands:
         self.written = []
         self.cancelled = []
         self.sinks = []
+        self.unanswered = []
         self.first = None
         self.changed = asyncio.Event()
 
@@ -50,6 +51,9 @@ class FakeCommands:
 
     async def job_list(self, session, params):
         return {"jobs": ["x" * 1000] * params.limit, "text": params.text}
+
+    def job_list_unanswered(self, result):
+        self._note(self.unanswered, result["text"])
 
     async def job_why(self, session, params):
         raise ZeroDivisionError("a secret inside")

@@ -257,6 +257,23 @@ async def test_a_reply_over_4_mib_is_an_error_that_says_so(tmp_path):
         assert sorted("error" in each for each in json.loads(line)) == [False, True, True, True, True]
 
 
+async def test_a_command_learns_that_its_result_was_too_long_to_be_told(tmp_path):
+    async with Daemon(tmp_path / "s", Bounds(line=100_000)) as daemon:
+        peer = await daemon.peer()
+        calls = [("long", 200), ("short", 5)]
+        for number, (text, limit) in enumerate(calls):
+            peer.call(number, "job.list", limit=limit, text=text)
+            await peer.line()
+        assert daemon.commands.unanswered == ["long"]
+        call = {"jsonrpc": "2.0", "method": "job.list"}
+        replies = await peer.ask(
+            [{**call, "id": number, "params": {"limit": 30, "text": str(number)}} for number in range(5)]
+        )
+        untold = [str(each["id"]) for each in replies if "error" in each]
+        assert len(untold) == 3
+        assert daemon.commands.unanswered == ["long", *untold]
+
+
 async def test_a_reply_over_4_mib_is_made_shorter_where_the_command_can_tell_how(tmp_path):
     async with Daemon(tmp_path / "s", Bounds(line=100_000)) as daemon:
         peer = await daemon.peer()
