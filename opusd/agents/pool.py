@@ -288,7 +288,7 @@ class AgentPool:
             case traces.Live():
                 self._began(attempt, found.claim.shim, found.pidfd)
             case NeverRan():
-                self._over(attempt, None)
+                self._over(attempt, None, why="the launcher of agents ended")
             case None:
                 self._settle(attempt)
 
@@ -350,12 +350,12 @@ class AgentPool:
             number, message = hindrance, f"nothing can be written in {attempt.folder}: {traces.named(hindrance)}"
         self._over(attempt, attempt.ended(Exit(kind="spawn", errno=number, message=f"cannot start: {message}")))
 
-    def _over(self, attempt: Attempt, ended: Ended | None) -> None:
-        """The last word on an attempt; None: it never ran."""
+    def _over(self, attempt: Attempt, ended: Ended | None, why: str = "") -> None:
+        """The last word on an attempt; None: it never ran, and `why` of NeverRan."""
         self._attempts.pop(attempt.key, None)
         self._watch.forget(attempt.log)
         attempt.wake()
-        self._tell(ended if ended is not None else NeverRan(job=attempt.key[0], attempt=attempt.key[1]))
+        self._tell(ended if ended is not None else NeverRan(job=attempt.key[0], attempt=attempt.key[1], why=why))
 
     def _tell(self, report: Report) -> None:
         if not self._closed:

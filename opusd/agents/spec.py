@@ -82,10 +82,11 @@ class Unknown(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class NeverRan(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """An attempt never began and never will: its fence is up."""
+    """An attempt never began and never will: its fence is up. `why` says what kept it, where that was ours."""
 
     job: int
     attempt: int
+    why: str = ""
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True, tag=True):

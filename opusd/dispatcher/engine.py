@@ -304,6 +304,8 @@ class Engine:
                 self._stopped.discard(key)
                 if self._follower is not None:
                     self._follower.forget(key)
+                if report.why:
+                    self._cannot_launch(report.job, report.why)
                 end = End(failure=FailureClass.LOST, message="the attempt never began", never_ran=True)
                 self.spawn(self._endings.commit(report.job, report.attempt, end))
             case Ended():
@@ -326,9 +328,12 @@ class Engine:
             verdict = await self._follower.verdict(key, listening, report.exit, now, tail)
         end = ended(report, verdict, first=first)
         if end.never_ran:
-            breather.take(self.state, self.clock.now(), report.exit.message)
-            self._log("machine.full", level="warning", job=report.job, message=report.exit.message)
+            self._cannot_launch(report.job, report.exit.message)
         await self._endings.commit(*key, end)
+
+    def _cannot_launch(self, job: int, why: str) -> None:
+        breather.take(self.state, self.clock.now(), why)
+        self._log("machine.full", level="warning", job=job, message=why)
 
     # --- what attempts say ------------------------------------------------------------------------
 

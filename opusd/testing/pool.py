@@ -157,10 +157,10 @@ class ScriptedPool:
         """Nobody knows how it ended."""
         self.end(job, attempt, exit=Exit(kind="lost", message=message))
 
-    def never_ran(self, job: int, attempt: int = 1) -> None:
-        """The launcher died before it came to it."""
+    def never_ran(self, job: int, attempt: int = 1, *, why: str = "") -> None:
+        """It never began, and never will."""
         self._gone(job, attempt)
-        self.report(NeverRan(job=job, attempt=attempt))
+        self.report(NeverRan(job=job, attempt=attempt, why=why))
 
     def write(self, job: int, attempt: int, data: bytes) -> None:
         """The agent prints something."""

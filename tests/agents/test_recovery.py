@@ -287,6 +287,7 @@ async def test_launches_that_die_with_the_launcher_never_ran_or_go_on(bench: Ben
     await bench.until(lambda: len(bench.of(NeverRan)) == 5)
     assert not (bench.folder / "ran").exists()
     assert bench.of(Started) == bench.of(Ended) == []
+    assert {report.why for report in bench.of(NeverRan)} == {"the launcher of agents ended"}
     assert bench.pool.running() == []
 
 

@@ -212,6 +212,23 @@ async def test_what_cannot_be_prepared_fails_the_job_with_class_config(engines):
     assert "no argv" in found.outcome.error["message"]
 
 
+async def test_a_launcher_that_ends_with_each_launch_is_not_asked_without_a_pause(engines):
+    await engines.begin()
+    await engines.submit()
+    await engines.launched(1)
+    engines.pool.never_ran(1, why="the launcher of agents ended")
+    await engines.until(lambda: status_of(engines, 1) is Status.QUEUED)
+    await turns(50)
+    assert started(engines) == [(1, 1)]
+    assert "the launcher of agents ended" in reason(engines.state, engines.state.jobs[1], engines.clock.now())
+    async with asyncio.timeout(BOUND):
+        await engines.clock.until_waiting()
+    engines.clock.advance(1)
+    await engines.launched(2)
+    assert started(engines) == [(1, 1), (1, 2)]
+    assert (engines.state.jobs[1].losses, engines.state.jobs[1].retries) == (0, 0)
+
+
 async def begins_a_second_later(bench):
     """The first launch failed for nothing that the job can help."""
     await bench.begin(dispatch=False)
