@@ -176,7 +176,11 @@ class Worktrees:
 
     def _repository(self, cwd: str) -> _Repository:
         """The repository that a folder is in; WorktreeError when no worktree can be made of it."""
-        if not Path(cwd).is_dir():
+        try:
+            there = Path(cwd).is_dir()
+        except OSError as error:
+            raise WorktreeError(f"a worktree can't be made: {cwd}: {error.strerror}") from None
+        if not there:
             raise WorktreeError(f"a worktree can't be made: {cwd} is no folder")
         asked = ["rev-parse", "--is-inside-work-tree", "--path-format=absolute", "--git-common-dir", "--show-prefix"]
         answer = self._git(["-C", cwd, *asked], check=False)

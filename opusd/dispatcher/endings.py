@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from opusd.dispatcher.writer import Writer
     from opusd.store.base import Record, Store
 
-_NO_ROOM: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
+NO_ROOM: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 """A spawn that failed for these says nothing of the job: it is put back, and tried again after a pause."""
 
 
@@ -111,7 +111,7 @@ def ended(report: Ended, verdict: Verdict, *, first: bool) -> End:
         usage=None if verdict.usage is None else asdict(verdict.usage),
         log_bytes=report.log_bytes,
         first=first,
-        never_ran=report.exit.kind == "spawn" and report.exit.errno in _NO_ROOM,
+        never_ran=report.exit.kind == "spawn" and report.exit.errno in NO_ROOM,
         chance=random(),
         limited_until=verdict.limited_until,
         question=None if verdict.question is None else (verdict.question[0], tuple(verdict.question[1])),

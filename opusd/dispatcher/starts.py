@@ -19,6 +19,7 @@ from opusd.core.attempts import End
 from opusd.core.errors import OpusError, StorageUnavailable
 from opusd.core.job import Outcome
 from opusd.core.retry import FailureClass
+from opusd.dispatcher.endings import NO_ROOM
 from opusd.dispatcher.tokens import mint
 from opusd.store.base import Record
 
@@ -230,11 +231,13 @@ class Starts:
             await self._end(start, End(failure=error.failure, message=str(error), chance=random()))
         elif isinstance(error, OpusError) and not isinstance(error, StorageUnavailable):
             await self._end(start, End(failure=FailureClass.CONFIG, message=error.message))
-        else:
+        elif _is_nobodys(error):
             await self._postpone(start, error)
+        else:
+            await self._break(start, error)
 
     async def _break(self, start: Start, error: Exception) -> None:
-        """The pool did not take it: an attempt that can't be started, and is retried as such."""
+        """It may be this job's alone, for which the others are not to wait: an attempt that can't be started."""
         self._fail(start, error)
         message = f"cannot start: {in_words(error)}"
         await self._end(start, End(failure=FailureClass.SPAWN, message=message, chance=random()))
@@ -260,6 +263,13 @@ class Starts:
         del self._known[_key(start.job)]
         self._tokens.pop(start.job.run.attempt_id, None)
         start.over.set_result(None)
+
+
+def _is_nobodys(error: Exception) -> bool:
+    """Whether it says nothing of the job: a registry, git, a machine without room. What is left can be its own."""
+    return isinstance(error, StorageUnavailable | WorktreeError | MemoryError) or (
+        isinstance(error, OSError) and error.errno in NO_ROOM
+    )
 
 
 def in_words(error: Exception) -> str:

@@ -165,6 +165,7 @@ def test_what_is_no_repository_is_refused_in_words(tmp_path: Path, worktrees: Wo
     (tmp_path / "plain").mkdir()
     assert "in no git repository" in refused(worktrees, tmp_path / "plain")
     assert "no folder" in refused(worktrees, tmp_path / "gone")
+    assert "File name too long" in refused(worktrees, tmp_path / ("d" * 300))
     git(tmp_path, "init", "--quiet", "--bare", "bare")
     assert "bare" in refused(worktrees, tmp_path / "bare")
     assert "inside of .git" in refused(worktrees, repository / ".git")

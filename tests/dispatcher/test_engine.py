@@ -247,9 +247,24 @@ async def begins_a_second_later(bench):
     assert (bench.state.jobs[1].losses, bench.state.jobs[1].retries) == (0, 0)
 
 
-async def test_a_fault_of_ours_while_preparing_puts_the_job_back_for_a_second_and_is_logged(engines):
-    engines.refusal = ZeroDivisionError("ours")
+@pytest.mark.parametrize("fault", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
+async def test_a_machine_without_room_while_preparing_puts_the_job_back_for_a_second_and_is_logged(engines, fault):
+    engines.refusal = fault
     await begins_a_second_later(engines)
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.EACCES, "Permission denied"), ZeroDivisionError("ours")])
+async def test_what_may_be_one_jobs_own_while_preparing_is_of_class_spawn_and_nobody_else_waits_for_it(engines, fault):
+    await engines.begin()
+    engines.refusal = fault
+    await engines.submit(agent="exec", command=["true"])
+    await engines.until(lambda: status_of(engines, 1) is None)
+    error = (await record(engines, 1)).outcome.error
+    assert (error["class"], error["message"]) == ("spawn", f"cannot start: {type(fault).__name__}: {fault}")
+    assert "launch.failed" in [name for name, _ in engines.log]
+    engines.refusal = None
+    await engines.submit()
+    await engines.launched(1)
 
 
 async def test_a_registry_that_cannot_be_read_now_puts_the_job_back_for_a_second(engines):
