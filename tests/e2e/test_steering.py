@@ -28,6 +28,7 @@ def test_a_group_is_steered_with_what_its_connection_submitted_just_before(commo
     calls = [  # the key is sought in the registry first
         {"method": "job.submit", "params": {"command": ["true"], "held": True, "key": "just-now", "group": "just"}},
         {"method": "job.cancel", "params": {"group": "just"}},
+        {"method": "job.cancel", "params": {"group": "just"}},  # over in memory, and not yet on disk
     ]
     with socket.socket(socket.AF_UNIX) as line:
         line.settimeout(15)
@@ -37,6 +38,7 @@ def test_a_group_is_steered_with_what_its_connection_submitted_just_before(commo
         with line.makefile("rb") as replies:
             answered = {reply["id"]: reply["result"] for reply in (json.loads(next(replies)) for _ in calls)}
     assert [job["id"] for job in answered[1]["jobs"]] == [answered[0]["job"]["id"]]
+    assert answered[2]["jobs"] == []
 
 
 def test_a_time_that_no_reply_could_show_is_refused(commons):
