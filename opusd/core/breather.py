@@ -39,6 +39,12 @@ def take(state: State, now: int, why: str) -> None:
     state.breather = Breather(now + length, length, why)
 
 
+def went_well(state: State, now: int) -> None:
+    """Something was launched after the pause: the next one is short."""
+    if state.breather is not None and now >= state.breather.until:
+        state.breather = None
+
+
 def until(state: State, now: int) -> int | None:
     """When the next launch may be, where that is not now."""
     return state.breather.until if state.breather is not None and now < state.breather.until else None

@@ -288,6 +288,7 @@ class Engine:
         key = (report.job, report.attempt)
         match report:
             case Started():
+                breather.went_well(self.state, self.clock.now())
                 self._log("attempt.started", level="debug", job=report.job, attempt=report.attempt, pid=report.shim_pid)
             case Adopted():
                 self._log("attempt.adopted", job=report.job, attempt=report.attempt, pid=report.shim_pid)

@@ -47,6 +47,18 @@ def test_it_is_short_again_once_launches_went_well_for_a_while(state):
     assert breather.until(state, late + FIRST) is None
 
 
+def test_it_is_short_again_after_something_was_launched(state):
+    breather.take(state, 0, WHY)
+    breather.went_well(state, FIRST - 1)  # begun before it
+    breather.take(state, FIRST, WHY)
+    assert state.breather.length == 2 * FIRST
+    later = state.breather.until
+    breather.went_well(state, later)
+    assert breather.trouble(state, later) == []
+    breather.take(state, later, WHY)
+    assert state.breather.length == FIRST
+
+
 def test_it_is_trouble_in_the_very_moment_of_a_try_too(state):
     breather.take(state, 0, WHY)
     assert breather.trouble(state, FIRST) == [f"nothing can be started now: {WHY}"]

@@ -226,6 +226,7 @@ async def test_a_launcher_that_ends_with_each_launch_is_not_asked_without_a_paus
     engines.clock.advance(1)
     await engines.launched(2)
     assert started(engines) == [(1, 1), (1, 2)]
+    assert engines.state.breather is None  # that went well
     assert (engines.state.jobs[1].losses, engines.state.jobs[1].retries) == (0, 0)
 
 
