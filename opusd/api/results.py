@@ -69,7 +69,7 @@ class LogChunk(msgspec.Struct, kw_only=True):
 
 
 class History(msgspec.Struct, kw_only=True):
-    """`truncated`: there are more events than these, which are the newest."""
+    """`truncated`: there are more events or attempts than these, which are the newest."""
 
     events: list[Event]
     attempts: list[Attempt]

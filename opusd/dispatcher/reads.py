@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from opusd.store.base import Record
 
 _HISTORY: Final = 5_000
+_ATTEMPTS: Final = 2_000
 _SHOW_AT_ONCE: Final = 200
 _QUEUED: Final = (Status.QUEUED.value,)
 _UNPLACED: Final = 2
@@ -176,9 +177,9 @@ class ReadVerbs:
         rows = await self._desk.store.attempts(number)
         return results.History(
             events=[event_view(event) for event in events[-_HISTORY:]],
-            attempts=[attempt_view(row) for row in rows],
+            attempts=[attempt_view(row) for row in rows[-_ATTEMPTS:]],
             chain=await self._chain(number),
-            truncated=len(events) > _HISTORY,
+            truncated=len(events) > _HISTORY or len(rows) > _ATTEMPTS,
         )
 
     async def _chain(self, number: int) -> list[int]:

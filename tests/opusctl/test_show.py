@@ -173,7 +173,7 @@ def test_history_prints_events_and_attempts(opusctl, daemon):
     assert "newest" not in ran.out
     assert opusctl("history", "5", "-q").out == "5\n"
     daemon.answers["job.history"]["truncated"] = True
-    assert "the newest 3 events" in opusctl("history", "5").out
+    assert "only the newest of its events" in opusctl("history", "5").out
 
 
 def test_events_prints_what_is_kept_and_ends(opusctl, daemon):

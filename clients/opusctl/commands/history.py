@@ -35,7 +35,7 @@ def run(session: Session, args: Namespace) -> int:
         if len(args.ids) > 1:
             screen.line((f"job {job}", "bold"))
         if history.get("truncated"):
-            screen.line((f"the newest {len(history['events']):,} events", "dim"))
+            screen.line(("only the newest of its events and attempts", "dim"))
         screen.table(["TIME", "EVENT", "ACTOR", "DETAIL"], event_rows(screen, history["events"]))
         if history["attempts"]:
             screen.line(("attempts", "bold"))
