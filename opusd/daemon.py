@@ -26,6 +26,7 @@ from opusd.core.pauses import Pauses
 from opusd.core.room import lacking
 from opusd.core.state import State
 from opusd.dispatcher.answers import AnswerVerbs
+from opusd.dispatcher.capacity import CapacityVerbs
 from opusd.dispatcher.desk import Desk
 from opusd.dispatcher.engine import Engine
 from opusd.dispatcher.entrance import Entrance
@@ -205,6 +206,7 @@ class Daemon:
             JobVerbs(desk, self._intake),
             AnswerVerbs(desk),
             reads,
+            CapacityVerbs(desk, self._tally),
             SteeringVerbs(desk, reads, self._waits),
             WorkerVerbs(desk, self._hearing, self._roll),
             self._waits,

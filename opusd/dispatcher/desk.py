@@ -235,6 +235,13 @@ class Desk:
         job = self.state.jobs.get(number)
         return None if job is None else snapshot(self.state, job, self.clock.now())
 
+    def require_agent(self, agent: str | None) -> None:
+        """NotFound for a name that no agent has; None names none."""
+        agents = self.state.limits.agents
+        if agent is not None and agent not in agents:
+            message = f"agent {agent!r} is not configured; there are: {', '.join(sorted(agents))}"
+            raise NotFound(message, path="$.agent")
+
     async def of_group(self, group: str) -> list[Job]:
         """The unfinished jobs of a group, none when all have ended; NotFound when it never had one."""
         if not self.state.groups.get(group):

@@ -1,4 +1,4 @@
-"""The verbs that read: get, list, logs, history, why, peek, status, capacity, agents. All they show is on disk."""
+"""The verbs that read: get, list, logs, history, why, peek, status. All they show is on disk."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ import msgspec
 from opusd.agents.spec import Chunk
 from opusd.api import results
 from opusd.api import types as wire
-from opusd.core import budgets, cooling, explain, quotas, windows
+from opusd.core import explain
 from opusd.core.errors import InvalidParams, NotFound
-from opusd.core.job import Source, Tier
+from opusd.core.job import Tier
 from opusd.core.lifecycle import ALIVE, Status
 from opusd.core.order import job_of
 from opusd.core.times import from_rfc3339, parse_duration, to_rfc3339
 from opusd.dispatcher.desk import Desk, Session, as_tuple, that_fit
 from opusd.dispatcher.intake import read
 from opusd.dispatcher.shorter import shorter
-from opusd.dispatcher.views import Snapshot, attempt_view, event_view, snapshot, time_view
+from opusd.dispatcher.views import Snapshot, attempt_view, event_view, snapshot
 from opusd.store.base import Query, sort_values
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from opusd.api import params as p
-    from opusd.core.access import Caller
     from opusd.core.job import Job
     from opusd.dispatcher.tally import Tally
     from opusd.store.base import Record
@@ -211,7 +210,7 @@ class ReadVerbs:
     # --- the queue --------------------------------------------------------------------------------
 
     async def queue_peek(self, session: Session, params: p.QueuePeek) -> results.Jobs:
-        self._known(params.agent)
+        self._desk.require_agent(params.agent)
         state = self._desk.state
 
         def look() -> list[Snapshot]:
@@ -266,86 +265,6 @@ class ReadVerbs:
             busy=state.pool_busy(),
             interactive_slots=state.limits.interactive_slots,
         )
-
-    async def queue_capacity(self, session: Session, params: p.QueueCapacity) -> results.Capacity:
-        desk, state = self._desk, self._desk.state
-        self._known(params.agent)
-        name = params.agent or state.limits.default_agent or "exec"
-        async with session.turn:
-            durations = sorted(await desk.store.durations(name, params.type) or await desk.store.durations(name, None))
-        median = durations[len(durations) // 2] if durations else None
-        now = desk.now()
-
-        def look() -> results.Capacity:
-            lane = len(state.lane(name).order)
-            slots = min(state.slots[name], state.max_concurrent)
-            busy = state.agent_busy(name)
-            accounts = self._accounts(session.caller, params.source)
-            queued, most = self._tightest(name, accounts)
-            hours = windows.opening(state, name, now)
-            shut = state.draining or state.pauses.everything() or state.pauses.agent(name)
-            wait = None if shut else explain.estimated_wait(state, name, lane, median)
-            full = queued >= most
-            held = any(quotas.exhausted(state, account) for account in accounts)
-            if wait is not None and hours is not None:
-                wait += hours - now
-            held = held or hours is not None or budgets.exhausted(state, name, now) is not None
-            free = not shut and not held and busy < slots and state.pool_busy() < state.max_concurrent and not lane
-            return results.Capacity(
-                state="full" if full else "open" if free else "busy",
-                running=busy,
-                slots=slots,
-                queued=lane,
-                max_queued=most,
-                retry_after=None if not full else max(1.0, (median or 60_000_000) / 1e6 / max(1, slots)),
-                estimated_start=None if wait is None else to_rfc3339(now + wait),
-            )
-
-        return await desk.writer.read(look)
-
-    def _accounts(self, caller: Caller, source: str | None) -> tuple[str, ...]:
-        """Whose quotas would hold a job that this caller submits."""
-        own = None if caller.job is None else self._desk.state.jobs.get(caller.job)
-        said = source or (Source.AGENT.value if caller.agent else Source.USER.value)
-        return self._desk.state.accounts.whose(caller.actor, 0 if own is None else own.root, said)
-
-    def _tightest(self, agent: str, accounts: Iterable[str]) -> tuple[int, int]:
-        """(queued, most) of the limit on queued jobs that leaves the least room."""
-        state = self._desk.state
-        bounds = [
-            (len(state.lane(agent).order), state.limits.agents[agent].max_queued),
-            (state.queued(), state.limits.max_queued),
-            *((state.accounts.queued[name], state.accounts.quota(name).max_queued) for name in accounts),
-        ]
-        return min(bounds, key=lambda bound: bound[1] - bound[0])
-
-    async def agent_list(self, session: Session, params: p.AgentList) -> results.Agents:
-        del params
-        state, tally = self._desk.state, self._tally
-
-        def look() -> list[results.AgentInfo]:
-            return [
-                results.AgentInfo(
-                    name=name,
-                    slots=min(state.slots[name], state.max_concurrent),
-                    busy=state.agent_busy(name),
-                    queued=len(state.lanes[name].order) if name in state.lanes else 0,
-                    paused=state.pauses.agent(name),
-                    cooling_until=time_view(cooling.closed_until(state, name, self._desk.now())),
-                    attempts=tally.attempts[name],
-                    success_rate=tally.success_rate(name),
-                )
-                for name in state.limits.agents
-            ]
-
-        async with session.turn:
-            return results.Agents(agents=await self._desk.writer.read(look))
-
-    def _known(self, agent: str | None) -> None:
-        agents = self._desk.state.limits.agents
-        if agent is not None and agent not in agents:
-            message = f"agent {agent!r} is not configured; there are: {', '.join(sorted(agents))}"
-            raise NotFound(message, path="$.agent")
 
 
 def _plain(job: Job) -> str:

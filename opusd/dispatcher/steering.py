@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from opusd.api import results
 from opusd.core import commands, sizes
 from opusd.core.access import require_person
-from opusd.core.errors import InvalidParams, NotFound
+from opusd.core.errors import InvalidParams
 from opusd.core.times import parse_duration
 from opusd.dispatcher.intake import read
 from opusd.dispatcher.shorter import shorter
@@ -71,9 +71,6 @@ class SteeringVerbs:
             message = "give agent or group, not both"
             raise InvalidParams(message, path="$.group")
         if agent is not None:
-            agents = self._desk.state.limits.agents
-            if agent not in agents:
-                message = f"agent {agent!r} is not configured; there are: {', '.join(sorted(agents))}"
-                raise NotFound(message, path="$.agent")
+            self._desk.require_agent(agent)
             return f"agent:{agent}"
         return "*" if group is None else f"group:{group}"

@@ -10,6 +10,7 @@ from opusd.api.methods import METHODS
 from opusd.core.job import Job
 from opusd.core.lifecycle import Status
 from opusd.dispatcher.answers import AnswerVerbs
+from opusd.dispatcher.capacity import CapacityVerbs
 from opusd.dispatcher.jobs import JobVerbs
 from opusd.dispatcher.reads import ReadVerbs
 from opusd.dispatcher.rooms import offer
@@ -96,6 +97,6 @@ def shows_jobs(method):
 
 @pytest.mark.parametrize("method", [method for method in METHODS.values() if shows_jobs(method)], ids=lambda m: m.name)
 def test_every_call_that_shows_jobs_can_show_one_that_no_line_holds(method):
-    rooms = offer([AnswerVerbs, JobVerbs, ReadVerbs, ScheduleVerbs, SteeringVerbs, Waits, WorkerVerbs])
+    rooms = offer([AnswerVerbs, CapacityVerbs, JobVerbs, ReadVerbs, ScheduleVerbs, SteeringVerbs, Waits, WorkerVerbs])
     assert hasattr(rooms, method.verb)
     assert hasattr(rooms, f"{method.verb}_shorter")
