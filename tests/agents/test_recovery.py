@@ -145,6 +145,7 @@ async def test_an_adopted_attempt_can_be_stopped(bench: Bench, daemon: Daemon) -
     assert (await bench.ended()).exit.signal == 15
 
 
+@pytest.mark.slow
 async def test_the_time_that_is_left_becomes_the_deadline_of_an_adopted_attempt(bench: Bench, daemon: Daemon) -> None:
     launch = bench.launch("sh", "-c", "exec sleep 600", deadline_s=600.0, overtime_s=0.0)
     await daemon.working(launch)
@@ -319,6 +320,7 @@ async def test_after_a_reboot_an_attempt_without_record_is_lost_and_no_stranger_
     stranger.wait()
 
 
+@pytest.mark.slow
 async def test_a_shim_in_another_pid_namespace_is_watched_by_its_lock(bench: Bench) -> None:
     bench.place().mkdir(parents=True)
     record = {"attempt_id": "abc", "boot": kernel.boot_id(), "pid_namespace": 1, "shim": [os.getpid(), 1]}

@@ -254,6 +254,7 @@ def test_cascade_reaches_what_waits_for_a_job_that_was_cancelled_before(commons)
     assert [commons.get(job)["status"] for job in (waiting, child)] == ["cancelled", "cancelled"]
 
 
+@pytest.mark.slow
 def test_a_long_history_gives_the_newest_events_and_says_so(house):
     job = house.submit("true", held=True)
     assert house("job.history", id=job["id"])["truncated"] is False

@@ -620,6 +620,7 @@ def test_pruning_by_time_spares_what_an_unfinished_job_waits_for(house):
     assert house("job.prune", before=before, status=["failed", "cancelled"])["jobs"] == [waited["id"], dependent["id"]]
 
 
+@pytest.mark.slow
 def test_retention_prunes_by_itself(build):
     house = build('[retention]\nfinished = "1s"\nevery = "200ms"\nhistory = "1h"\n'.replace('"200ms"', "0.2"))
     job = house.ended(house.submit("true", key="soon-gone"))

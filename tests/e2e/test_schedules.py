@@ -60,6 +60,7 @@ def test_a_refusal_names_the_field_inside_of_the_job(house):
     assert house.refused("schedule.list", name="n").data["code"] == "not_found"
 
 
+@pytest.mark.slow
 def test_a_firing_makes_a_job_that_runs_and_a_restart_makes_it_no_second_time(build):
     minute = next_minute()
     house = ahead(build(start=False), minute - 30).start()

@@ -80,6 +80,7 @@ def test_a_rate_limit_costs_no_retry_and_its_own_session_goes_on_when_the_agent_
     assert [attempt["class"] for attempt in bot.attempts(job)] == ["rate_limited", None]
 
 
+@pytest.mark.slow
 def test_a_limit_ends_at_the_reset_that_the_program_names(scripted):
     bot = scripted()
     bot.will(["limit", 1.0], ["ok"])
@@ -187,6 +188,7 @@ def test_an_answer_must_say_something(scripted):
     assert house.get(job)["status"] == "needs_input"
 
 
+@pytest.mark.slow
 def test_progress_session_and_usage_are_seen_while_it_runs_also_by_the_next_daemon(scripted):
     bot = scripted()
     gate = bot.house.gate()

@@ -266,6 +266,7 @@ def test_nobody_fails_as_cancelled_of_whom_no_cancel_is_wanted(pulling):
     assert pulling("worker.complete", **call)["job"]["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_three_lost_leases_fail_a_job(pulling):
     job = work(pulling)
     for number in (1, 2, 3):
@@ -277,6 +278,7 @@ def test_three_lost_leases_fail_a_job(pulling):
     assert "the lease of worker w1 ended" in failed["error"]["message"]
 
 
+@pytest.mark.slow
 def test_a_job_that_ran_out_of_time_is_timed_out_when_its_worker_is_gone(pulling):
     job = work(pulling, timeout=0.2, max_retries=0)
     [held] = claim(pulling, lease=1)
@@ -327,6 +329,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(pulling):
     job = work(pulling)
     worker = subprocess.Popen(
@@ -348,6 +351,7 @@ def test_a_stopped_worker_that_wakes_after_its_lease_changes_nothing(pulling):
     assert done["result"]["data"] == "in time"
 
 
+@pytest.mark.slow
 def test_two_workers_do_five_hundred_jobs_each_once_though_the_daemon_is_killed(pulling):
     specs = [{"prompt": str(number), "agent": "pull", "key": f"j{number}"} for number in range(500)]
     pulling("job.submit_batch", jobs=specs)

@@ -224,6 +224,7 @@ def test_what_a_program_submits_is_a_child_of_its_job_also_after_a_double_fork(b
     assert len(house("job.list")["jobs"]) == 3
 
 
+@pytest.mark.slow
 def test_a_worker_outlives_a_restart_of_the_daemon_reports_then_and_claims_again(house):
     number = work(house)
     gate = house.gate()
@@ -241,6 +242,7 @@ def test_a_worker_outlives_a_restart_of_the_daemon_reports_then_and_claims_again
     gate.close()
 
 
+@pytest.mark.slow
 def test_a_worker_that_slept_past_its_lease_ends_its_program_and_reports_nothing(house, ear):
     number = work(house)
     with worker(house, "--lease", "1s", "--max-jobs", "1", script="exec 9> alive; echo up >&9; sleep 60") as process:
@@ -254,6 +256,7 @@ def test_a_worker_that_slept_past_its_lease_ends_its_program_and_reports_nothing
     house("worker.complete", id=number, token=held["token"])
 
 
+@pytest.mark.slow
 def test_a_program_ends_before_its_lease_while_the_daemon_is_away(house):
     number = work(house)
     with worker(house, "--max-jobs", "1", "--lease", "2s", script="trap '' TERM; echo $$ > pid; sleep 60") as process:

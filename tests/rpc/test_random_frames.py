@@ -96,6 +96,7 @@ async def exchange(sent):
     return got
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(sent=st.lists(frames, min_size=20, max_size=20))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import msgspec
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -213,7 +214,7 @@ class Stores(RuleBasedStateMachine):
         self.both(everything)
 
 
-TestStores = Stores.TestCase
+TestStores = pytest.mark.slow(Stores.TestCase)
 TestStores.settings = settings(
     max_examples=20,
     stateful_step_count=40,

@@ -113,6 +113,7 @@ async def test_a_registry_of_a_newer_version_is_refused_with_what_to_do(path):
     assert "install the newer opusd" in message
 
 
+@pytest.mark.slow
 async def test_a_registry_held_by_another_program_is_refused_after_a_moment(path):
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")

@@ -281,6 +281,7 @@ async def test_a_kill_at_any_moment_loses_no_acknowledged_job(path, tmp_path):
         assert len(found) >= told
 
 
+@pytest.mark.slow
 async def test_a_registry_locked_by_another_program_fails_the_commit_and_no_more(store, path):
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -146,6 +146,7 @@ def test_headers_name_the_window_of_the_account_before_the_next_try():
     assert from_headers({"retry-after": ["3"], "date": "Mon, 23 Nov 2026 18:30:00 GMT"}, NOW) is None
 
 
+@pytest.mark.slow
 @given(st.text(max_size=300), st.integers(0, 2**53), st.sampled_from([UTC, NEW_YORK, KOLKATA]))
 def test_any_text_gives_a_reset_ahead_within_eight_days_or_none(text, now, zone):
     for prose in (text, f"resets {text}", f"try again in {text}", f"retry-after: {text}"):

@@ -141,6 +141,7 @@ def test_a_line_of_100_mib_in_a_stream_takes_little_memory_and_changes_nothing(p
     assert watching.end(Exit(kind="exit", code=0), NOW, data[-2048:]) == watch(program, data, 0)[1]
 
 
+@pytest.mark.slow
 def test_a_long_stream_takes_little_memory():
     for program in MEASURES:
         watching = adapter(program)
