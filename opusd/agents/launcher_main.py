@@ -6,7 +6,8 @@ live on.
 
 A launch comes in as `shim.LAUNCH` (two lengths, job, attempt), a marshalled dict, and the agent's stdin. Out go JSON
 objects, each with its length before it (`!I`): `{ready}`, `{started, start, job, attempt}` with the shim's pidfd,
-`{refused, why, job, attempt}` with an errno, and `{reaped, status}` of a shim that did not end well.
+`{refused, why, machine, job, attempt}` with an errno (`machine`: so would any other be), and `{reaped, status}` of
+a shim that did not end well.
 """
 
 from __future__ import annotations
@@ -163,10 +164,12 @@ class Launches:
             launch = bytes(self._buffer[:end])
             del self._buffer[:end]
             names = {"job": job, "attempt": attempt}
+            folder = marshal.loads(launch[shim.LAUNCH.size :])["folder"]  # noqa: S302 - of our own daemon
             try:
-                make_folder(marshal.loads(launch[shim.LAUNCH.size :])["folder"])  # noqa: S302 - of our own daemon
+                make_folder(folder)
             except OSError as error:
-                self._say({"refused": error.errno, "why": f"its folder {error.filename} can't be made", **names})
+                why = f"its folder {error.filename} can't be made"
+                self._say({"refused": error.errno, "why": why, "machine": not has_parent(folder), **names})
             else:
                 self._launch(names, launch)
         return True
@@ -181,7 +184,7 @@ class Launches:
             try:
                 chosen, word = self._fork(launch), b"begin"
             except OSError as error:
-                self._say({"refused": error.errno, "why": "no process for it", **names})
+                self._say({"refused": error.errno, "why": "no process for it", "machine": True, **names})
                 return
         self._say({"started": chosen.pid, "start": chosen.start, **names}, chosen.pidfd)
         chosen.tell(word)
@@ -250,6 +253,15 @@ def make_folder(path: str) -> None:
     except FileNotFoundError:
         _make(os.path.dirname(path))
         _make(path)  # it may be there: the daemon had orders to leave there meanwhile
+
+
+def has_parent(path: str) -> bool:
+    """Whether what an attempt's folder would be in is there, if only as a file: then no other job is concerned."""
+    try:
+        os.lstat(os.path.dirname(path))
+    except OSError:
+        return False
+    return True
 
 
 def _make(path: str) -> None:

@@ -245,7 +245,8 @@ class AgentPool:
             if handle is not None:
                 os.close(handle)
         elif "refused" in message:
-            self._refused(attempt, message["refused"], f"{message['why']}: {traces.named(message['refused'])}")
+            why = f"{message['why']}: {traces.named(message['refused'])}"
+            self._refused(attempt, message["refused"], why, machine=message["machine"])
         else:
             claimed = (message["started"], message["start"])
             self._began(attempt, claimed, handle if handle is not None else kernel.open_verified(*claimed))
@@ -256,9 +257,9 @@ class AgentPool:
         asyncio.get_running_loop().call_soon(self._tell, report)  # not from inside a caller of attempt_of
         attempt.send_end()
 
-    def _refused(self, attempt: Attempt, number: int, why: str) -> None:
+    def _refused(self, attempt: Attempt, number: int, why: str, *, machine: bool = True) -> None:
         attempt.stage = Stage.SETTLING
-        ended = attempt.ended(Exit(kind="spawn", errno=number, message=f"cannot start: {why}"))
+        ended = attempt.ended(Exit(kind="spawn", errno=number, machine=machine, message=f"cannot start: {why}"))
         asyncio.get_running_loop().call_soon(self._over, attempt, ended)
 
     def _launcher_gone(self) -> None:

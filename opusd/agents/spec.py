@@ -46,7 +46,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
     """How an attempt ended.
 
-    exit: by itself, with `code`. signal: by `signal`. spawn: it never began, for `errno` where one is known.
+    exit: by itself, with `code`. signal: by `signal`. spawn: it never began, for `errno` where one is known; `machine`:
+    no attempt of any job would have begun.
     lost: nobody saw how; what was left of it is ended. `message` says it in words.
     """
 
@@ -54,6 +55,7 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     code: int | None = None
     signal: int | None = None
     errno: int | None = None
+    machine: bool = False
     message: str = ""
 
 

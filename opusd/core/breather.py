@@ -19,6 +19,8 @@ FIRST: Final = SECOND
 LONGEST: Final = 30 * SECOND
 _SAME: Final = 10 * SECOND
 """What fails so soon after a pause does so for what the pause was for."""
+_TOLD: Final = SECOND
+"""An attempt that was launched and can't begin says so sooner than this: that its shim lives is no sign yet."""
 
 
 class Breather(msgspec.Struct, frozen=True):
@@ -34,15 +36,24 @@ def take(state: State, now: int, why: str) -> None:
     last, length = state.breather, FIRST
     if last is not None and now < last.until:
         return
-    if last is not None and now < last.until + _SAME:
+    if last is not None and _lasts(state, last, now):
         length = min(2 * last.length, LONGEST)
     state.breather = Breather(now + length, length, why)
 
 
-def went_well(state: State, now: int) -> None:
-    """Something was launched after the pause: the next one is short."""
-    if state.breather is not None and now >= state.breather.until:
+def ran(state: State, started_at: int) -> None:
+    """An attempt that was launched then did begin, and is over: after such a one the next pause is short."""
+    if state.breather is not None and started_at >= state.breather.until:
         state.breather = None
+
+
+def _lasts(state: State, last: Breather, now: int) -> bool:
+    """Whether what the pause was for may last: it is not long ago, and nothing that was launched since runs."""
+    return now < last.until + _SAME and not any(
+        job.run.worker is None and last.until <= job.run.started_at <= now - _TOLD
+        for job in state.running.values()
+        if job.run is not None
+    )
 
 
 def until(state: State, now: int) -> int | None:
@@ -53,7 +64,7 @@ def until(state: State, now: int) -> int | None:
 def trouble(state: State, now: int) -> list[str]:
     """Why nothing could be launched, for as long as it is not known to be over."""
     last = state.breather
-    return [words(last)] if last is not None and now < last.until + _SAME else []
+    return [words(last)] if last is not None and _lasts(state, last, now) else []
 
 
 def words(breather: Breather) -> str:

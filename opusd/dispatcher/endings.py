@@ -111,7 +111,7 @@ def ended(report: Ended, verdict: Verdict, *, first: bool) -> End:
         usage=None if verdict.usage is None else asdict(verdict.usage),
         log_bytes=report.log_bytes,
         first=first,
-        never_ran=report.exit.kind == "spawn" and report.exit.errno in NO_ROOM,
+        never_ran=report.exit.kind == "spawn" and (report.exit.machine or report.exit.errno in NO_ROOM),
         chance=random(),
         limited_until=verdict.limited_until,
         question=None if verdict.question is None else (verdict.question[0], tuple(verdict.question[1])),

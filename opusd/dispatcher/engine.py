@@ -288,7 +288,6 @@ class Engine:
         key = (report.job, report.attempt)
         match report:
             case Started():
-                breather.went_well(self.state, self.clock.now())
                 self._log("attempt.started", level="debug", job=report.job, attempt=report.attempt, pid=report.shim_pid)
             case Adopted():
                 self._log("attempt.adopted", job=report.job, attempt=report.attempt, pid=report.shim_pid)
@@ -330,6 +329,8 @@ class Engine:
         end = ended(report, verdict, first=first)
         if end.never_ran:
             self._cannot_launch(report.job, report.exit.message)
+        elif report.exit.kind != "spawn" and job.run is not None:
+            breather.ran(self.state, job.run.started_at)
         await self._endings.commit(*key, end)
 
     def _cannot_launch(self, job: int, why: str) -> None:

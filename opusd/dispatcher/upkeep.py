@@ -149,7 +149,7 @@ class Upkeep:
         while True:
             try:
                 await work()
-            except (StorageUnavailable, CommitFailed, CommitRefused) as error:  # it has time
+            except (StorageUnavailable, CommitFailed, CommitRefused, OSError) as error:  # it has time
                 self._log("retention.postponed", level="warning", message=str(error))
             work = self.once
             await self._desk.clock.wait(never, self._every)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from opusd.agents.pool import AgentPool
-from opusd.agents.spec import Ended, Launch, Report, Started
+from opusd.agents.spec import Ended, Launch, NeverRan, Report, Started
 from opusd.agents.traces import Claim, bury
 
 T = TypeVar("T")
@@ -68,6 +68,9 @@ class Bench:
 
     async def ended(self, job: int = 1, attempt: int = 1, seconds: float = 20.0) -> Ended:
         return await self.until(lambda: self._of(Ended, job, attempt), seconds)
+
+    async def over(self, job: int = 1, attempt: int = 1) -> Ended | NeverRan:
+        return await self.until(lambda: self._of(Ended, job, attempt) or self._of(NeverRan, job, attempt))
 
     def of(self, kind: type[R]) -> list[R]:
         """The reports of one kind, in order."""

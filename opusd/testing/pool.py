@@ -149,9 +149,11 @@ class ScriptedPool:
             )
         )
 
-    def fail_to_spawn(self, job: int, attempt: int = 1, *, errno: int = 2, message: str = "cannot start") -> None:
+    def fail_to_spawn(
+        self, job: int, attempt: int = 1, *, errno: int = 2, machine: bool = False, message: str = "cannot start"
+    ) -> None:
         """There was no program, no folder or no process for it."""
-        self.end(job, attempt, exit=Exit(kind="spawn", errno=errno, message=message))
+        self.end(job, attempt, exit=Exit(kind="spawn", errno=errno, machine=machine, message=message))
 
     def lose(self, job: int, attempt: int = 1, *, message: str = "its shim ended without a record") -> None:
         """Nobody knows how it ended."""

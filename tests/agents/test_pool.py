@@ -99,11 +99,11 @@ async def test_a_file_where_a_folder_is_to_be_is_a_spawn_failure_that_names_it(
     assert bench.pool.running() == []
 
 
-async def test_runs_that_are_gone_are_a_spawn_failure_that_names_them(bench: Bench) -> None:
+async def test_runs_that_are_gone_are_a_failure_of_the_machine_that_names_them(bench: Bench) -> None:
     bench.runs.rename(bench.folder / "gone")
     bench.start("true")
     exit_ = (await bench.ended()).exit
-    assert (exit_.kind, exit_.errno) == ("spawn", errno.ENOENT)
+    assert (exit_.kind, exit_.errno, exit_.machine) == ("spawn", errno.ENOENT, True)
     assert str(bench.runs / "1") in exit_.message
 
 

@@ -4,9 +4,10 @@ from itertools import pairwise
 
 import pytest
 
-from opusd.core import breather, explain
+from opusd.core import breather, explain, leases
 from opusd.core.breather import FIRST
 from opusd.core.explain import Constraint
+from opusd.core.leases import Wanted
 from opusd.core.state import State
 from opusd.core.times import SECOND
 from tests.core.world import HOUR, World, limits
@@ -47,16 +48,43 @@ def test_it_is_short_again_once_launches_went_well_for_a_while(state):
     assert breather.until(state, late + FIRST) is None
 
 
-def test_it_is_short_again_after_something_was_launched(state):
+def test_it_is_short_again_after_something_was_launched_and_ran(state):
     breather.take(state, 0, WHY)
-    breather.went_well(state, FIRST - 1)  # begun before it
+    breather.ran(state, FIRST - 1)  # begun before it
     breather.take(state, FIRST, WHY)
     assert state.breather.length == 2 * FIRST
     later = state.breather.until
-    breather.went_well(state, later)
+    breather.ran(state, later)
     assert breather.trouble(state, later) == []
     breather.take(state, later, WHY)
     assert state.breather.length == FIRST
+
+
+@pytest.mark.parametrize(
+    ("lived", "next_length"), [(0, 2 * FIRST), (SECOND - 1, 2 * FIRST), (SECOND, FIRST), (2 * SECOND, FIRST)]
+)
+def test_what_was_launched_is_a_sign_once_it_has_lived_for_a_second(lived, next_length):
+    world = World()
+    world.submit()
+    breather.take(world.state, world.now, WHY)
+    assert len(world.tick(FIRST).start) == 1
+    later = world.now + lived
+    assert (breather.trouble(world.state, later) == []) == (next_length == FIRST)
+    breather.take(world.state, later, WHY)
+    assert world.state.breather.length == next_length
+
+
+def test_what_was_launched_before_the_pause_or_was_claimed_is_no_sign():
+    world = World()
+    world.submit()
+    world.tick()
+    breather.take(world.state, world.now, WHY)
+    world.submit(agent="pull")
+    world.now += FIRST
+    [claimed] = world.decide(lambda decision: leases.claim(decision, "w1", Wanted(), 1, HOUR, world.mint))
+    assert claimed.run is not None
+    breather.take(world.state, world.now + SECOND, WHY)
+    assert world.state.breather.length == 2 * FIRST
 
 
 def test_it_is_trouble_in_the_very_moment_of_a_try_too(state):

@@ -226,8 +226,11 @@ async def test_a_launcher_that_ends_with_each_launch_is_not_asked_without_a_paus
     engines.clock.advance(1)
     await engines.launched(2)
     assert started(engines) == [(1, 1), (1, 2)]
-    assert engines.state.breather is None  # that went well
     assert (engines.state.jobs[1].losses, engines.state.jobs[1].retries) == (0, 0)
+    assert engines.state.breather is not None
+    engines.pool.end(1, 2)
+    await engines.until(lambda: status_of(engines, 1) is None)
+    assert engines.state.breather is None  # that went well
 
 
 async def begins_a_second_later(bench):
@@ -382,12 +385,10 @@ async def test_while_a_fault_of_the_machine_lasts_the_tries_back_off_and_the_job
         engines.pool.fail_to_spawn(1, attempt, errno=errno.ENOSPC, message=FULL)
         await engines.until(lambda: status_of(engines, 1) is Status.QUEUED)
         assert FULL in reason(engines.state, engines.state.jobs[1], engines.clock.now())
+        assert engines.state.breather.until == engines.clock.now() + pause * 1_000_000
         async with asyncio.timeout(BOUND):
             await engines.clock.until_waiting()
-        engines.clock.advance(pause - 0.01)
-        await turns(20)
-        assert len(engines.pool.launches) == attempt
-        engines.clock.advance(0.02)
+        engines.clock.advance(pause)
     await engines.launched(8)
     job = engines.state.jobs[1]
     assert (job.losses, job.retries, job.queued_at) == (0, 0, queued_at)
@@ -410,6 +411,17 @@ async def test_a_folder_that_can_not_be_made_is_a_failure_of_class_spawn_with_it
     error = (await record(engines, 1)).outcome.error
     assert (error["class"], error["message"]) == ("spawn", message)
     assert engines.state.breather is None
+
+
+async def test_what_would_hinder_every_job_is_no_failure_of_this_one(engines):
+    await engines.begin()
+    await engines.submit(max_retries=0)
+    await engines.launched(1)
+    engines.pool.fail_to_spawn(1, errno=errno.EACCES, machine=True, message="cannot start: runs is closed")
+    await engines.until(lambda: status_of(engines, 1) is Status.QUEUED)
+    job = engines.state.jobs[1]
+    assert (job.losses, job.retries) == (0, 0)
+    assert "runs is closed" in reason(engines.state, job, engines.clock.now())
 
 
 async def test_a_program_that_is_not_there_is_the_jobs_own_failure(engines):

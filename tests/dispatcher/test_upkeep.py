@@ -122,6 +122,21 @@ async def ended(engines, folder, count):
     return Upkeep(engines.desk, folder, engines.workdirs, finished=None, history=None, every=60.0, log=engines.say)
 
 
+async def test_folders_that_can_not_be_listed_postpone_the_sweep_and_do_not_end_retention(engines, tmp_path):
+    await engines.begin(dispatch=False)
+    (tmp_path / "runs").write_text("a file where the folders of the attempts are to be")
+    upkeep = Upkeep(
+        engines.desk, tmp_path / "runs", engines.workdirs, finished=DAY, history=DAY, every=60.0, log=engines.say
+    )
+    running = asyncio.create_task(upkeep.run())
+    await engines.said("retention.postponed")
+    await once_a_day_has_passed(engines)
+    await engines.said("retention.pruned")
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+
+
 async def test_a_prune_that_fails_midway_says_what_was_pruned_and_the_rest_can_be_asked_for_again(
     engines, tmp_path, monkeypatch
 ):

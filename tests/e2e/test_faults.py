@@ -183,6 +183,19 @@ def test_a_job_whose_folder_can_not_be_made_fails_and_names_it_and_runs_once_tha
     assert house.ended(2)["status"] == "completed"
 
 
+def test_while_no_attempt_has_a_place_for_its_folder_jobs_wait_and_are_told_why(house):
+    runs = house.state / "runs"
+    runs.rename(house.state / "away")
+    runs.write_text("a file where the folders of the attempts are to be")
+    job = house.submit("true", max_retries=0)
+    assert kept(house, job, f"its folder {runs}/{job['id']}")["kind"] == "machine"
+    assert any("machine.full" in line and str(runs) in line for line in house.said().splitlines())
+    runs.unlink()
+    (house.state / "away").rename(runs)
+    done = house.ended(job)
+    assert (done["status"], done["retries"]) == ("completed", 0)
+
+
 def test_a_waiting_shim_that_was_stopped_keeps_no_job_waiting(house):
     _, spare = house.spare()
     os.kill(spare, signal.SIGSTOP)
